@@ -1,0 +1,125 @@
+"""Worlds whose best denoiser is known in closed form: a Gaussian mixture, and a finite set of data.
+
+Both answer E[x_0 | x_t], and so eps and the score, exactly and at any noise level. Every sampler is
+tried on them first: what remains of an error is the sampler's own.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ddpm_path.gaussian import AnyLevel, eps_from_x0, expand
+from ddpm_path.schedule import EpsFn, Schedule
+
+
+class GaussianMixture:
+    """Data drawn from sum_k weights[k] N(means[k], covariances[k]), diffused exactly.
+
+    weights (K,), means (K, D), covariances (K, D, D). All methods compute in float64 and take x of
+    shape (B, D); `now` is the noise level (scale, std) of x, (1, 0) for the data themselves.
+    """
+
+    def __init__(self, weights: Tensor, means: Tensor, covariances: Tensor) -> None:
+        self.weights, self.means, self.covariances = weights.double(), means.double(), covariances.double()
+        K, D = self.means.shape
+        if self.weights.shape != (K,) or self.covariances.shape != (K, D, D):
+            raise ValueError(f"means {(K, D)} want weights {(K,)} and covariances {(K, D, D)}")
+        if bool((self.weights <= 0).any()) or abs(float(self.weights.sum()) - 1) > 1e-6:
+            raise ValueError("weights must be positive and sum to 1")
+        # Noise adds std^2 to every eigenvalue and leaves the eigenvectors, so one decomposition serves all levels.
+        self.eigenvalues, self.axes = torch.linalg.eigh(self.covariances)  # (K, D), (K, D, D)
+        if bool((self.eigenvalues <= 0).any()):
+            raise ValueError("covariances must be symmetric and positive definite")
+
+    def component(self, k: int) -> "GaussianMixture":
+        """The world of class k alone."""
+        return GaussianMixture(torch.ones(1), self.means[k : k + 1], self.covariances[k : k + 1])
+
+    def sample(self, n: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+        """n draws of the data (n, D), float64, and the component each came from (n,)."""
+        k = torch.multinomial(self.weights, n, replacement=True, generator=generator)
+        z = torch.randn(n, self.means.shape[1], dtype=torch.float64, generator=generator)
+        along = self.eigenvalues[k].sqrt() * z
+        return self.means[k] + torch.einsum("nij,nj->ni", self.axes[k], along), k
+
+    def log_joint(self, x: Tensor, now: AnyLevel) -> Tensor:
+        """log p_t(x, k) for every component, (B, K), in nats."""
+        along, variance = self._rotated(x, now)
+        log_normal = -0.5 * (along**2 / variance + (2 * math.pi * variance).log()).sum(-1)
+        return log_normal + self.weights.log()
+
+    def log_prob(self, x: Tensor, now: AnyLevel) -> Tensor:
+        """log p_t(x), (B,), in nats."""
+        return self.log_joint(x, now).logsumexp(-1)
+
+    def log_class(self, x: Tensor, now: AnyLevel) -> Tensor:
+        """log p_t(k | x), (B, K): the exact noisy classifier."""
+        return self.log_joint(x, now).log_softmax(-1)
+
+    def score(self, x: Tensor, now: AnyLevel) -> Tensor:
+        """grad log p_t(x), (B, D)."""
+        along, variance = self._rotated(x, now)
+        return torch.einsum("bk,kij,bkj->bi", self.log_class(x, now).exp(), self.axes, -along / variance)
+
+    def x0(self, x: Tensor, now: AnyLevel) -> Tensor:
+        """E[x_0 | x_t = x], (B, D); Tweedie's formula without dividing by a small scale."""
+        along, variance = self._rotated(x, now)
+        shrink = expand(now[0], along) * self.eigenvalues / variance
+        given_k = self.means + torch.einsum("kij,bkj->bki", self.axes, shrink * along)
+        return torch.einsum("bk,bki->bi", self.log_class(x, now).exp(), given_k)
+
+    def eps_fn(self, schedule: Schedule) -> EpsFn:
+        """The optimal noise predictor on `schedule`, answering in x's dtype."""
+        return lambda x, t: eps_from_x0(x.double(), self.x0(x, schedule(t)), schedule(t)).to(x)
+
+    def _rotated(self, x: Tensor, now: AnyLevel) -> tuple[Tensor, Tensor]:
+        """x - scale * mean along each component's axes, and the variances there, both (B, K, D)."""
+        offset = x.double()[:, None]  # (B, 1, D)
+        scale, std = expand(now[0], offset), expand(now[1], offset)
+        along = torch.einsum("kij,bki->bkj", self.axes, offset - scale * self.means)
+        return along, (scale**2 * self.eigenvalues + std**2).expand_as(along)
+
+
+def isotropic_mixture(weights: Sequence[float], means: Sequence[Sequence[float]], std: float) -> GaussianMixture:
+    """A mixture of round components of one standard deviation, from plain lists."""
+    centres = torch.tensor(means, dtype=torch.float64)
+    K, D = centres.shape
+    covariance = std**2 * torch.eye(D, dtype=torch.float64)
+    return GaussianMixture(torch.tensor(weights, dtype=torch.float64), centres, covariance.expand(K, D, D))
+
+
+class FiniteData:
+    """A data set as its own denoiser: the best that a network could do on its training set, learned by heart.
+
+    data (N, ...). E[x_0 | x_t] is a softmax average of the data, computed in float64 over chunks of the
+    data with a running maximum, so memory does not grow with N: 60,000 images fit.
+    """
+
+    def __init__(self, data: Tensor, chunk: int = 4096) -> None:
+        if len(data) == 0 or not bool(data.isfinite().all()):
+            raise ValueError("a finite data set holds at least one item, and no NaN or infinity")
+        self.data, self.chunk = data, chunk
+
+    def x0(self, x: Tensor, now: AnyLevel) -> Tensor:
+        """E[x_0 | x_t = x], shaped and typed like x (B, ...); std must not be 0."""
+        flat = x.flatten(1).double()
+        scale, std = expand(now[0], flat), expand(now[1], flat)
+        top = flat.new_full((len(flat), 1), -math.inf)
+        mass, total = flat.new_zeros(len(flat), 1), torch.zeros_like(flat)
+        for i in range(0, len(self.data), self.chunk):
+            items = self.data[i : i + self.chunk].flatten(1).to(flat)  # (n, D)
+            # |x - scale x_i|^2 less |x|^2, which all items share.
+            distance = scale**2 * items.square().sum(1) - 2 * scale * (flat @ items.T)  # (B, n)
+            logits = -distance / (2 * std**2)
+            higher = torch.maximum(top, logits.amax(1, keepdim=True))
+            shrink, weights = (top - higher).exp(), (logits - higher).exp()
+            mass = mass * shrink + weights.sum(1, keepdim=True)
+            total = total * shrink + weights @ items
+            top = higher
+        return (total / mass).view_as(x).to(x)
+
+    def eps_fn(self, schedule: Schedule) -> EpsFn:
+        """The optimal noise predictor for these data on `schedule`, answering in x's dtype."""
+        return lambda x, t: eps_from_x0(x.double(), self.x0(x.double(), schedule(t)), schedule(t)).to(x)

@@ -1,0 +1,98 @@
+"""The algebra of Gaussian diffusion: no network, no loop, no schedule.
+
+A noise level is the pair (scale, std) that a schedule gives, ``x_t = scale * x_0 + std * eps``; its two
+entries are scalars or have shape (B,). `now` is the level of x_t, `then` that of an earlier, less noisy x_s.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+Coefficient = Tensor | float
+AnyLevel = tuple[Coefficient, Coefficient]
+
+
+def expand(c: Coefficient, x: Tensor) -> Tensor:
+    """A coefficient, scalar or (B,), with x's dtype and device, shaped to multiply x (B, ...)."""
+    c = torch.as_tensor(c).to(x.device, x.dtype)
+    return c.view(-1, *[1] * (x.ndim - 1)) if c.ndim else c
+
+
+def q_sample(x0: Tensor, eps: Tensor, now: AnyLevel) -> Tensor:
+    """x_t from the data and the noise [Ho 2020, eq. 4]."""
+    scale, std = now
+    return expand(scale, x0) * x0 + expand(std, x0) * eps
+
+
+def x0_from_eps(x: Tensor, eps: Tensor, now: AnyLevel) -> Tensor:
+    """The data that x_t and its noise imply [Ho 2020, eq. 15]."""
+    scale, std = now
+    return (x - expand(std, x) * eps) / expand(scale, x)
+
+
+def eps_from_x0(x: Tensor, x0: Tensor, now: AnyLevel) -> Tensor:
+    """The noise that x_t and the data imply; std must not be 0."""
+    scale, std = now
+    return (x - expand(scale, x) * x0) / expand(std, x)
+
+
+def v_from_x0_eps(x0: Tensor, eps: Tensor, now: AnyLevel) -> Tensor:
+    """The velocity v = scale * eps - std * x0 [Salimans & Ho 2022, sec. 4]."""
+    scale, std = now
+    return expand(scale, x0) * eps - expand(std, x0) * x0
+
+
+def x0_from_v(x: Tensor, v: Tensor, now: AnyLevel) -> Tensor:
+    """The data from x_t and v, also where scale^2 + std^2 is not 1."""
+    scale, std = expand(now[0], x), expand(now[1], x)
+    return (scale * x - std * v) / (scale**2 + std**2)
+
+
+def eps_from_v(x: Tensor, v: Tensor, now: AnyLevel) -> Tensor:
+    """The noise from x_t and v, also where scale^2 + std^2 is not 1."""
+    scale, std = expand(now[0], x), expand(now[1], x)
+    return (std * x + scale * v) / (scale**2 + std**2)
+
+
+def score_from_eps(eps: Tensor, now: AnyLevel) -> Tensor:
+    """The score, grad log p_t(x_t), of a noise estimate: -eps / std (Tweedie)."""
+    return -eps / expand(now[1], eps)
+
+
+def transition(now: AnyLevel, then: AnyLevel) -> AnyLevel:
+    """Factor and variance of q(x_t | x_s) = N(factor * x_s, variance): sqrt(1 - beta_t) and beta_t if s = t - 1."""
+    (scale_t, std_t), (scale_s, std_s) = now, then
+    factor = scale_t / scale_s
+    return factor, std_t**2 - (factor * std_s) ** 2
+
+
+def fixed_small(now: AnyLevel, then: AnyLevel) -> Coefficient:
+    """The variance of q(x_s | x_t, x_0), right for data at one point [Ho 2020, eq. 7]; 0 if s = 0."""
+    _, variance = transition(now, then)
+    return variance * (then[1] / now[1]) ** 2
+
+
+def fixed_large(now: AnyLevel, then: AnyLevel) -> Coefficient:
+    """The variance of q(x_t | x_s), right for standard normal data [Ho 2020, sec. 3.2]; 0 if s = 0."""
+    _, variance = transition(now, then)
+    return variance * (then[1] != 0)
+
+
+def posterior(x0: Tensor, x: Tensor, now: AnyLevel, then: AnyLevel) -> tuple[Tensor, Coefficient]:
+    """Mean (B, ...) and variance of q(x_s | x_t, x_0) for any earlier s [Ho 2020, eq. 6-7]."""
+    factor, variance = transition(now, then)
+    on_x0 = then[0] * variance / now[1] ** 2
+    on_x = factor * (then[1] / now[1]) ** 2
+    return expand(on_x0, x) * x0 + expand(on_x, x) * x, fixed_small(now, then)
+
+
+def kl(mean1: Tensor, var1: Coefficient, mean2: Tensor, var2: Coefficient) -> Tensor:
+    """KL(N(mean1, var1) || N(mean2, var2)) for each dimension, in nats."""
+    var1, var2 = expand(var1, mean1), expand(var2, mean1)
+    return 0.5 * (var1 / var2 + (mean1 - mean2) ** 2 / var2 - 1 + var2.log() - var1.log())
+
+
+def bits_per_dim(nats: Tensor, dims: int) -> Tensor:
+    """Nats for a whole image to bits for each of its `dims` numbers."""
+    return nats / (dims * math.log(2))

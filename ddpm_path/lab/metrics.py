@@ -1,0 +1,190 @@
+"""How good samples are: recognised, covering, not copied; Frechet and kernel distance; loss by noise level.
+
+Every result carries the settings that it was measured under, and results whose settings differ refuse
+to be compared. None of these is called FID: the features are a small classifier's, not Inception's.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ddpm_path.gaussian import q_sample
+from ddpm_path.lab.datasets import Images, check_images
+from ddpm_path.schedule import EpsFn, Schedule
+
+CONFIDENT = 0.9
+
+
+@dataclass(frozen=True)
+class Result:
+    """A measured value, its standard error, and everything it depends on."""
+
+    metric: str
+    value: float
+    error: float
+    settings: dict[str, str | int | float] = field(default_factory=dict)
+
+    def minus(self, other: "Result") -> tuple[float, float]:
+        """The difference and its standard error; ValueError unless metric and settings agree."""
+        differing = {k for k in self.settings | other.settings if self.settings.get(k) != other.settings.get(k)}
+        if self.metric != other.metric or differing:
+            what = ", ".join(sorted(differing)) or "the metric"
+            raise ValueError(f"not comparable: {what} differ; measure both under the same settings")
+        return self.value - other.value, math.hypot(self.error, other.error)
+
+
+class Recogniser(nn.Module):
+    """A small convolutional classifier, (B, C, H, W) to log-probabilities (B, classes)."""
+
+    def __init__(self, channels: int = 1, classes: int = 10, width: int = 24) -> None:
+        super().__init__()
+
+        def conv(c_in: int, c_out: int) -> nn.Sequential:
+            return nn.Sequential(nn.Conv2d(c_in, c_out, 3, padding=1), nn.BatchNorm2d(c_out), nn.ReLU())
+
+        w = width
+        self.trunk = nn.Sequential(
+            conv(channels, w), conv(w, w), nn.MaxPool2d(2), conv(w, 2 * w), conv(2 * w, 2 * w), nn.MaxPool2d(2),
+            conv(2 * w, 4 * w), nn.AdaptiveAvgPool2d(2), nn.Flatten(),
+            nn.Dropout(0.3), nn.Linear(16 * w, 64), nn.ReLU(),
+        )  # fmt: skip
+        self.head = nn.Linear(64, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images in [-1, 1] to log-probabilities."""
+        return F.log_softmax(self.head(self.trunk(x)), dim=1)
+
+    @torch.no_grad()
+    def features(self, x: Tensor) -> Tensor:
+        """The 64 activations before the last layer, (B, 64): the space that distances are taken in."""
+        return torch.cat([self.trunk(part) for part in torch.split(x, 500)])
+
+    @torch.no_grad()
+    def log_probs(self, x: Tensor) -> Tensor:
+        """The forward pass in batches that fit in memory."""
+        return torch.cat([self(part) for part in torch.split(x, 500)])
+
+
+def train_recogniser(data: Images, epochs: int, seed: int = 0, batch: int = 64, lr: float = 2e-3) -> Recogniser:
+    """A recogniser trained on the real training split, with shifts by up to a pixel either way."""
+    check_images(data.train)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        net = Recogniser(data.train.shape[1], len(data.classes))
+        optimiser = torch.optim.AdamW(net.parameters(), lr=lr, weight_decay=0.01)
+        steps = epochs * (len(data.train) // batch)
+        rate = torch.optim.lr_scheduler.OneCycleLR(optimiser, lr, total_steps=steps)
+        for step in range(steps):
+            if step % (len(data.train) // batch) == 0:
+                order = torch.randperm(len(data.train))
+            at = order[batch * (step % (len(data.train) // batch)) :][:batch]
+            loss = F.nll_loss(net(_jitter(data.train[at])), data.train_labels[at])
+            optimiser.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimiser.step()
+            rate.step()
+    return net.eval()
+
+
+def _jitter(x: Tensor) -> Tensor:
+    """Each image shifted by -1, 0 or 1 pixel in both directions; what comes in is background."""
+    padded = F.pad(x, (1, 1, 1, 1), value=-1.0)
+    H, W = x.shape[2:]
+    dy, dx = torch.randint(0, 3, (2, len(x)))
+    rows, columns = dy[:, None] + torch.arange(H), dx[:, None] + torch.arange(W)  # (B, H), (B, W)
+    return padded[torch.arange(len(x))[:, None, None], :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+
+
+def accuracy(net: Recogniser, images: Tensor, labels: Tensor) -> float:
+    """The share of images whose most likely class is their label."""
+    return float((net.log_probs(images).argmax(1) == labels).double().mean())
+
+
+def recognised(net: Recogniser, images: Tensor, labels: Tensor | None) -> tuple[float, float]:
+    """The share seen as their label (any class, if None) with confidence above 0.9, and its standard error."""
+    confidence, seen = net.log_probs(images).exp().max(1)
+    good = confidence > CONFIDENT
+    if labels is not None:
+        good = good & (seen == labels)
+    share = float(good.double().mean())
+    return share, math.sqrt(share * (1 - share) / len(images))
+
+
+def coverage(real: Tensor, samples: Tensor, neighbours: int = 5) -> float:
+    """The share of real items with a sample nearer than their k-th real neighbour [Naeem 2020, eq. 4].
+
+    Both (N, ...), flattened; compare it with the coverage that a real hold-out of equal size reaches.
+    """
+    real, samples = real.flatten(1), samples.flatten(1)
+    radius = torch.cdist(real, real).kthvalue(neighbours + 1, dim=1).values  # the nearest is the item itself
+    return float((torch.cdist(real, samples).amin(1) < radius).double().mean())
+
+
+def nearest(images: Tensor, training: Tensor, chunk: int = 5000) -> Tensor:
+    """The distance of each image to its nearest training image, (N,), in pixels' units."""
+    flat = images.flatten(1)
+    parts = [torch.cdist(flat, part.flatten(1)).amin(1) for part in torch.split(training, chunk)]
+    return torch.stack(parts).amin(0)
+
+
+def frechet_distance(a: Tensor, b: Tensor) -> float:
+    """The squared Frechet distance of Gaussians fitted to two sets of features, (n, d) each [Heusel 2017, eq. 6].
+
+    ValueError unless both sets have one size n >= 2,000 and d <= n / 10: below that its bias is all one sees.
+    """
+    n, d = a.shape
+    if b.shape != a.shape or n < 2000 or d > n // 10:
+        raise ValueError(
+            f"Frechet distance wants two sets of one size n >= 2000 and features <= n / 10; got {tuple(a.shape)} and "
+            f"{tuple(b.shape)}. For fewer images use kernel_distance"
+        )
+    a, b = a.double(), b.double()
+    cov_a, cov_b = a.T.cov(), b.T.cov()
+    # tr sqrt(A B) from the eigenvalues of A B, which are real and not negative.
+    cross = torch.linalg.eigvals(cov_a @ cov_b).real.clamp(min=0).sqrt().sum()
+    return float((a.mean(0) - b.mean(0)).square().sum() + cov_a.trace() + cov_b.trace() - 2 * cross)
+
+
+def kernel_distance(a: Tensor, b: Tensor) -> float:
+    """The unbiased squared maximum mean discrepancy of two sets, (n, d) and (m, d), cubic kernel [Binkowski 2018]."""
+    a, b = a.double(), b.double()
+
+    def kernel(x: Tensor, y: Tensor) -> Tensor:
+        return (x @ y.T / x.shape[1] + 1) ** 3
+
+    def within(x: Tensor) -> Tensor:
+        k = kernel(x, x)
+        return (k.sum() - k.diagonal().sum()) / (len(x) * (len(x) - 1))
+
+    return float(within(a) + within(b) - 2 * kernel(a, b).mean())
+
+
+@torch.no_grad()
+def loss_by_level(
+    eps_fn: Callable[[Tensor, Tensor, Tensor], Tensor],
+    schedule: Schedule,
+    images: Tensor,
+    labels: Tensor,
+    times: Sequence[float],
+    seed: int = 0,
+) -> Tensor:
+    """The eps error E|eps - eps_fn(x_t, t, label)|^2 per dimension at each time, (len(times),).
+
+    Answering 0 costs 1 at every time: the baseline that doing nothing sets. The same noise is used at all times.
+    """
+    eps = torch.randn(images.shape, generator=torch.Generator().manual_seed(seed))
+    errors = []
+    for t in times:
+        batch = torch.full((len(images),), float(t))
+        x = q_sample(images, eps, schedule(batch))
+        errors.append((eps_fn(x, batch, labels) - eps).square().mean())
+    return torch.stack(errors)
+
+
+def without_label(eps_fn: EpsFn) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    """An unconditional eps_fn in the form that `loss_by_level` takes."""
+    return lambda x, t, label: eps_fn(x, t)

@@ -1,0 +1,142 @@
+"""Samplers: generators that walk from noise to data along a list of times and yield every state.
+
+A sampler goes from each time t to an explicit next s < t, calls ``eps_fn(x, t)`` once, and knows nothing
+of networks, labels or guidance. Sample k depends on the generator's seed and on k only: not on how many
+samples are drawn together, nor on the device.
+"""
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ddpm_path.gaussian import AnyLevel, Coefficient, expand, fixed_small, posterior, x0_from_eps
+from ddpm_path.schedule import EpsFn, Schedule
+
+Noise = Callable[[], Tensor]
+Shift = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+After = Callable[[Tensor, float], Tensor]
+
+
+class State(NamedTuple):
+    """Where a sampler has arrived: the time, x there (B, ...), and the estimate of x_0 that led there."""
+
+    t: float
+    x: Tensor
+    x0: Tensor
+
+
+def noise_source(
+    n: int,
+    shape: Sequence[int],
+    generator: torch.Generator | None = None,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+) -> Noise:
+    """A function that answers fresh standard normal noise (n, *shape) at each call.
+
+    Every sample has a random stream of its own, drawn on the CPU, so sample k is the same in a batch of 1
+    or 1,000 and on every device. One number is taken from `generator` to seed them all.
+    """
+    root = int(torch.randint(2**62, (), generator=generator))
+    # torch's CPU generator keeps 32 bits of a seed; an odd stride keeps all n of them different.
+    streams = [torch.Generator().manual_seed((root + k * 0x9E3779B1) % 2**32) for k in range(n)]
+
+    def draw() -> Tensor:
+        return torch.stack([torch.randn(*shape, generator=g, dtype=dtype) for g in streams]).to(device)
+
+    return draw
+
+
+def start_noise(n: int, shape: Sequence[int], generator: torch.Generator | None = None) -> Tensor:
+    """The pure noise (n, *shape) that sampling starts from, sample by sample as `noise_source` draws it."""
+    return noise_source(n, shape, generator)()
+
+
+def ancestral(
+    eps_fn: EpsFn,
+    schedule: Schedule,
+    x: Tensor,
+    times: Sequence[float],
+    variance: Callable[[AnyLevel, AnyLevel], Coefficient] = fixed_small,
+    shift: Shift | None = None,
+    after: After | None = None,
+    generator: torch.Generator | None = None,
+) -> Iterator[State]:
+    """DDPM's sampler, on any subset of the chain [Ho 2020, alg. 2].
+
+    x (B, ...) is the start, at times[0]; times fall strictly, [T, ..., 0] for a whole trajectory. One network
+    call and one state for each later time. `variance` is `fixed_small` or `fixed_large` of `gaussian`, or any
+    function of the two levels; no noise is added on arriving at 0. `shift(x, t, mean, var)` may move the mean
+    (guidance lives there), `after(x, s)` may overwrite the result (inpainting lives there). x_0 is not clipped:
+    wrap eps_fn in `guidance.clip_x0` for that. ValueError for bad times, a bad start or a bad answer of eps_fn.
+    """
+    levels = _check(schedule, x, times)
+    draw = noise_source(len(x), x.shape[1:], generator, x.dtype, x.device)
+    return _ancestral(eps_fn, x, times, levels, variance, shift, after, draw)
+
+
+@torch.no_grad()
+def _ancestral(
+    eps_fn: EpsFn,
+    x: Tensor,
+    times: Sequence[float],
+    levels: list[tuple[float, float]],
+    variance: Callable[[AnyLevel, AnyLevel], Coefficient],
+    shift: Shift | None,
+    after: After | None,
+    draw: Noise,
+) -> Iterator[State]:
+    for t, s, now, then in zip(times, times[1:], levels, levels[1:], strict=False):
+        x0 = x0_from_eps(x, _predict(eps_fn, x, t), now)
+        mean, _ = posterior(x0, x, now, then)
+        var = expand(variance(now, then), x)
+        if shift is not None:
+            mean = shift(x, _batch(t, x), mean, var)
+        x = mean + var.sqrt() * draw() if then[1] > 0 else mean  # no noise on the data themselves
+        if after is not None:
+            x = after(x, s)
+        yield State(s, x, x0)
+
+
+def last(states: Iterator[State]) -> Tensor:
+    """Run a sampler to its end and answer the last x."""
+    x = None
+    for state in states:
+        x = state.x
+    if x is None:
+        raise ValueError("this sampler was already run to its end: call it again for a new trajectory")
+    return x
+
+
+def _batch(t: float, x: Tensor) -> Tensor:
+    return torch.full((len(x),), float(t), device=x.device)
+
+
+def _predict(eps_fn: EpsFn, x: Tensor, t: float) -> Tensor:
+    eps = eps_fn(x, _batch(t, x))
+    if eps.shape != x.shape or eps.dtype != x.dtype:
+        raise ValueError(
+            f"eps_fn answered {tuple(eps.shape)} {eps.dtype} to x {tuple(x.shape)} {x.dtype}: they must be equal. "
+            "A network with a learned variance answers twice the channels: pass on the first half"
+        )
+    return eps
+
+
+def _check(schedule: Schedule, x: Tensor, times: Sequence[float]) -> list[tuple[float, float]]:
+    """The levels at `times` as plain floats, after checking everything that can be checked before the first step."""
+    if len(times) < 2 or any(s >= t for t, s in itertools.pairwise(times)):
+        raise ValueError(f"times must fall strictly from a start to an end, [T, ..., 0] say; got {_show(times)}")
+    if x.ndim < 2 or not x.is_floating_point():
+        raise ValueError(f"the start x is a batch of floats, (B, ...); got {tuple(x.shape)} {x.dtype}")
+    if not bool(x.isfinite().all()):
+        raise ValueError("the start x holds NaN or infinity: look for a division by zero or half precision before it")
+    scale, std = schedule(torch.as_tensor(list(times), dtype=torch.float64))
+    return list(zip(scale.tolist(), std.tolist(), strict=True))
+
+
+def _show(times: Sequence[float]) -> str:
+    shown = [f"{t:g}" for t in times]
+    return "[" + ", ".join(shown if len(shown) <= 6 else [*shown[:3], "...", *shown[-2:]]) + "]"

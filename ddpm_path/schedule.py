@@ -1,0 +1,216 @@
+"""Noise schedules: how much signal and how much noise each time holds.
+
+A schedule is a callable, ``scale, std = schedule(t)``, with ``x_t = scale * x_0 + std * eps``.
+Time 0 is data (scale 1, std 0) and time ``schedule.T`` is the noisiest. Everything is computed in
+float64 on the CPU; whoever uses a coefficient casts it.
+"""
+
+import math
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+Level = tuple[Tensor, Tensor]
+"""A noise level (scale, std), shaped like the times it was asked for."""
+EpsFn = Callable[[Tensor, Tensor], Tensor]
+"""A noise predictor: x (B, ...) and t (B,) in, the estimate of eps (B, ...) out."""
+
+
+class Schedule(Protocol):
+    """What every schedule offers."""
+
+    @property
+    def T(self) -> float:
+        """The last, noisiest time."""
+
+    def __call__(self, t: Tensor | float) -> Level:
+        """The level (scale, std) at t, float64 on the CPU, shaped like t."""
+
+    def time_at(self, ratio: Tensor | float) -> Tensor:
+        """The time whose std / scale is `ratio`: the inverse of the schedule."""
+
+
+def linear_betas(T: int = 1000, first: float = 1e-4, last: float = 0.02) -> Tensor:
+    """Evenly spaced noise variances, (T,) [Ho 2020, sec. 4].
+
+    For T other than 1000 multiply both ends by 1000 / T, as Nichol 2021 does; else x_T keeps signal.
+    """
+    return torch.linspace(first, last, T, dtype=torch.float64)
+
+
+def scaled_linear_betas(T: int = 1000, first: float = 0.00085, last: float = 0.012) -> Tensor:
+    """Variances whose square roots are evenly spaced, (T,): the latent-diffusion code's [Rombach 2021]."""
+    return torch.linspace(math.sqrt(first), math.sqrt(last), T, dtype=torch.float64) ** 2
+
+
+def cosine_betas(T: int = 1000, offset: float = 0.008, largest: float = 0.999) -> Tensor:
+    """Variances under which alpha_bar falls as a squared cosine, (T,) [Nichol 2021, eq. 17]."""
+    t = torch.arange(T + 1, dtype=torch.float64) / T
+    f = torch.cos((t + offset) / (1 + offset) * math.pi / 2) ** 2
+    return (1 - f[1:] / f[:-1]).clamp(max=largest)
+
+
+class Discrete:
+    """A table of noise levels t = 0..T, with fractional times between 1 and T.
+
+    alpha_bar: (T + 1,), alpha_bar[0] = 1 (data), strictly decreasing, above 0. `scale` is its square
+    root. Between whole times log(std / scale) is interpolated linearly; 0 < t < 1 is an error, since
+    the ratio falls to zero there and no network was trained on it.
+    """
+
+    def __init__(self, alpha_bar: Tensor) -> None:
+        table = torch.as_tensor(alpha_bar, dtype=torch.float64, device="cpu")
+        if table.ndim != 1 or len(table) < 2 or table[0] != 1:
+            raise ValueError("alpha_bar has shape (T + 1,) and starts with alpha_bar[0] = 1: prepend the 1")
+        if not (bool((table[1:] < table[:-1]).all()) and table[-1] > 0):
+            raise ValueError("alpha_bar must fall strictly and stay above 0: every beta lies in (0, 1)")
+        if table[-1] > 0.1:
+            warnings.warn(
+                f"alpha_bar[T] = {float(table[-1]):.2g}: x_T still shows the data, while sampling starts from "
+                "pure noise. With fewer steps use larger betas, linear_betas(T, 0.1 / T, 20 / T) say",
+                stacklevel=2,
+            )
+        self.alpha_bar = table
+        self.log_ratio = 0.5 * (torch.log1p(-table[1:]) - table[1:].log())  # (T,), entry i is time i + 1
+
+    @classmethod
+    def from_betas(cls, betas: Tensor) -> "Discrete":
+        """The schedule of a chain q(x_t | x_{t-1}) = N(sqrt(1 - beta_t) x_{t-1}, beta_t), betas (T,)."""
+        alphas = 1 - torch.as_tensor(betas, dtype=torch.float64, device="cpu")
+        return cls(torch.cat([torch.ones(1, dtype=torch.float64), alphas.cumprod(0)]))
+
+    @property
+    def T(self) -> int:
+        """The number of noise levels, and the last time."""
+        return len(self.alpha_bar) - 1
+
+    def __call__(self, t: Tensor | float) -> Level:
+        """The level (scale, std) at t; ValueError unless t = 0 or 1 <= t <= T."""
+        time = _in_range(t, self.T)
+        if bool(((time > 0) & (time < 1)).any()):
+            raise ValueError("0 < t < 1 lies between the data and the first noise level: use t = 0 or t >= 1")
+        below = (time.floor().long() - 1).clamp(0, max(self.T - 2, 0))  # (*t,) the level under t
+        above = (below + 1).clamp(max=self.T - 1)
+        log_ratio = torch.lerp(self.log_ratio[below], self.log_ratio[above], (time - below - 1).clamp(min=0))
+        # With r = std / scale and scale^2 + std^2 = 1: std^2 = sigmoid(2 log r), without cancellation.
+        scale, std = torch.sigmoid(-2 * log_ratio).sqrt(), torch.sigmoid(2 * log_ratio).sqrt()
+        return torch.where(time > 0, scale, 1.0), torch.where(time > 0, std, 0.0)
+
+    def time_at(self, ratio: Tensor | float) -> Tensor:
+        """The fractional time with this std / scale; ValueError outside that of times 1..T."""
+        log_ratio = torch.as_tensor(ratio, dtype=torch.float64, device="cpu").log()
+        lowest, highest = float(self.log_ratio[0]), float(self.log_ratio[-1])
+        if not bool(((log_ratio > lowest - 1e-9) & (log_ratio < highest + 1e-9)).all()):
+            raise ValueError(
+                f"std / scale runs from {math.exp(lowest):.4g} to {math.exp(highest):.4g} on this schedule; "
+                f"asked for {float(log_ratio.exp().min()):.4g} to {float(log_ratio.exp().max()):.4g}"
+            )
+        if self.T == 1:
+            return torch.ones_like(log_ratio)
+        above = torch.searchsorted(self.log_ratio, log_ratio.contiguous()).clamp(1, self.T - 1)
+        left, right = self.log_ratio[above - 1], self.log_ratio[above]
+        return above + ((log_ratio - left) / (right - left)).clamp(0, 1)
+
+
+@dataclass(frozen=True)
+class VP:
+    """The variance-preserving SDE's marginal, t in [0, 1] [Song 2021, eq. 11]."""
+
+    beta_min: float = 0.1
+    beta_max: float = 20.0
+    T: float = 1.0
+
+    def __call__(self, t: Tensor | float) -> Level:
+        """The level (scale, std) at t."""
+        integral = _beta_integral(self.beta_min, self.beta_max, _in_range(t, self.T))
+        return torch.exp(-integral / 2), torch.sqrt(-torch.expm1(-integral))
+
+    def time_at(self, ratio: Tensor | float) -> Tensor:
+        """The time with this std / scale; ValueError beyond t = 1."""
+        integral = torch.log1p(torch.as_tensor(ratio, dtype=torch.float64) ** 2)
+        return _in_range(_beta_integral_inverse(self.beta_min, self.beta_max, integral), self.T)
+
+
+@dataclass(frozen=True)
+class SubVP:
+    """The sub-variance-preserving SDE's marginal, t in [0, 1] [Song 2021, eq. 12]."""
+
+    beta_min: float = 0.1
+    beta_max: float = 20.0
+    T: float = 1.0
+
+    def __call__(self, t: Tensor | float) -> Level:
+        """The level (scale, std) at t."""
+        integral = _beta_integral(self.beta_min, self.beta_max, _in_range(t, self.T))
+        return torch.exp(-integral / 2), -torch.expm1(-integral)
+
+    def time_at(self, ratio: Tensor | float) -> Tensor:
+        """The time with this std / scale; ValueError beyond t = 1."""
+        integral = 2 * torch.asinh(torch.as_tensor(ratio, dtype=torch.float64) / 2)
+        return _in_range(_beta_integral_inverse(self.beta_min, self.beta_max, integral), self.T)
+
+
+@dataclass(frozen=True)
+class VE:
+    """The variance-exploding SDE's marginal, t in [0, 1] [Song 2021, eq. 9].
+
+    As in the paper std jumps: sigma_min just after 0, and 0 at t = 0, which is data.
+    """
+
+    sigma_min: float = 0.01
+    sigma_max: float = 50.0
+    T: float = 1.0
+
+    def __call__(self, t: Tensor | float) -> Level:
+        """The level (1, std) at t."""
+        time = _in_range(t, self.T)
+        std = self.sigma_min * (self.sigma_max / self.sigma_min) ** time
+        return torch.ones_like(time), torch.where(time > 0, std, 0.0)
+
+    def time_at(self, ratio: Tensor | float) -> Tensor:
+        """The time with this std; ValueError outside [sigma_min, sigma_max]."""
+        ratio = torch.as_tensor(ratio, dtype=torch.float64)
+        return _in_range((ratio / self.sigma_min).log() / math.log(self.sigma_max / self.sigma_min), self.T)
+
+
+def uniform_times(T: int, steps: int) -> list[int]:
+    """steps + 1 whole times from T down to 0, as evenly as whole numbers allow: 1000, 950, ..., 50, 0."""
+    if not 1 <= steps <= T:
+        raise ValueError(f"{steps} steps on a chain of {T}: choose between 1 and {T}")
+    return [(2 * T * left + steps) // (2 * steps) for left in range(steps, -1, -1)]
+
+
+def on_schedule(eps_fn: EpsFn, trained: Schedule, wanted: Schedule) -> EpsFn:
+    """Run a network that was trained on one schedule under any other.
+
+    Two noisy images with equal std / scale differ by a factor only, so the input is rescaled and the
+    time replaced; eps stays what it is. ValueError where `wanted` asks for more or less noise, relative
+    to the signal, than the network was trained on.
+    """
+
+    def eps_wanted(x: Tensor, t: Tensor) -> Tensor:
+        scale, std = wanted(t)
+        time = trained.time_at(std / scale)
+        factor = trained(time)[0] / scale
+        return eps_fn(x * factor.to(x).view(-1, *[1] * (x.ndim - 1)), time.to(t.device))
+
+    return eps_wanted
+
+
+def _in_range(t: Tensor | float, T: float) -> Tensor:
+    time = torch.as_tensor(t, dtype=torch.float64, device="cpu")
+    if not bool(((time >= -1e-9) & (time <= T + 1e-9)).all()):
+        raise ValueError(f"times lie in [0, {T}] (0 is data, {T} the most noise); got {time.min():g} to {time.max():g}")
+    return time.clamp(0, T)
+
+
+def _beta_integral(low: float, high: float, t: Tensor) -> Tensor:
+    return low * t + 0.5 * (high - low) * t**2
+
+
+def _beta_integral_inverse(low: float, high: float, integral: Tensor) -> Tensor:
+    return 2 * integral / (low + torch.sqrt(low**2 + 2 * (high - low) * integral))
