@@ -11,12 +11,17 @@ from dataclasses import dataclass, field
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from tqdm.auto import tqdm
 
 from ddpm_path.gaussian import q_sample
+from ddpm_path.guidance import clip_x0
 from ddpm_path.lab.datasets import Images, check_images
+from ddpm_path.losses import Network
+from ddpm_path.samplers import ancestral, last, start_noise
 from ddpm_path.schedule import EpsFn, Schedule
 
 CONFIDENT = 0.9
+Settings = dict[str, str | int | float]
 
 
 @dataclass(frozen=True)
@@ -26,7 +31,7 @@ class Result:
     metric: str
     value: float
     error: float
-    settings: dict[str, str | int | float] = field(default_factory=dict)
+    settings: Settings = field(default_factory=dict)
 
     def minus(self, other: "Result") -> tuple[float, float]:
         """The difference and its standard error; ValueError unless metric and settings agree."""
@@ -188,3 +193,58 @@ def loss_by_level(
 def without_label(eps_fn: EpsFn) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
     """An unconditional eps_fn in the form that `loss_by_level` takes."""
     return lambda x, t, label: eps_fn(x, t)
+
+
+def sample_labelled(
+    net: Network, schedule: Schedule, n: int, shape: Sequence[int], classes: int, times: Sequence[float], seed: int
+) -> tuple[Tensor, Tensor]:
+    """n images with balanced labels 0, 1, ..., classes - 1, 0, ...: ancestral sampling, x_0 clipped, no guidance."""
+    labels = torch.arange(n) % classes
+
+    def eps_fn(x: Tensor, t: Tensor) -> Tensor:  # parts that fit a CPU's cache are faster than one large batch
+        parts = zip(*(torch.split(a, 200) for a in (x, t, labels)), strict=True)
+        return torch.cat([net(*part) for part in parts])
+
+    generator = torch.Generator().manual_seed(seed)
+    x = start_noise(n, shape, generator)
+    bar = tqdm(ancestral(clip_x0(eps_fn, schedule), schedule, x, times, generator=generator), total=len(times) - 1)
+    bar.set_description(f"{n} samples")
+    return last(iter(bar)), labels
+
+
+def quality(net: Recogniser, data: Images, samples: Tensor, labels: Tensor | None, settings: Settings) -> list[Result]:
+    """Recognised, coverage and copying of samples, each relative to what real images reach (1 is as good as real).
+
+    `recognised`: the samples' rate over the test images' rate. `coverage`: of test images' neighbourhoods (pixels)
+    by samples, over that by as many real training images; averaged over batches of samples as large as the test
+    set. `novelty`: median distance to the nearest training image, over the test images' own.
+    """
+    rate, error = recognised(net, samples, labels)
+    real_rate, real_error = recognised(net, data.test, data.test_labels)
+    ratio = rate / real_rate
+    ratio_error = ratio * math.hypot(error / max(rate, 1e-9), real_error / real_rate)
+
+    n = min(len(samples), len(data.test), 1000)
+    test = data.test[_some(len(data.test), n)]
+    hold_out = torch.stack([data.train[_some(len(data.train), n, seed)] for seed in range(1, 6)])
+    real_cover = [coverage(test, part) for part in hold_out]
+    cover = [coverage(test, part) for part in torch.split(samples, n) if len(part) == n]
+    mean_real = sum(real_cover) / len(real_cover)
+    value = sum(cover) / len(cover) / mean_real
+    cover_error = math.sqrt(value * max(1 - value, 0.0) / n)
+
+    near, near_real = nearest(samples, data.train), nearest(test, data.train)
+    novelty = float(near.median() / near_real.median())
+    novelty_error = (
+        1.25 * novelty * math.hypot(*(float(d.std() / d.mean()) / math.sqrt(len(d)) for d in (near, near_real)))
+    )
+    settings = settings | {"data": data.name, "n": len(samples), "split": "test"}
+    return [
+        Result("recognised", ratio, ratio_error, settings),
+        Result("coverage", value, cover_error, settings),
+        Result("novelty", novelty, novelty_error, settings),
+    ]
+
+
+def _some(n: int, k: int, seed: int = 0) -> Tensor:
+    return torch.randperm(n, generator=torch.Generator().manual_seed(seed))[:k]

@@ -1,0 +1,80 @@
+"""Every shipped model's hyper-parameters, in one place."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from ddpm_path.losses import EPS, X0, Prediction, V
+from ddpm_path.schedule import Discrete, cosine_betas, linear_betas, scaled_linear_betas
+from ddpm_path.unet import UNet
+
+BETAS: dict[str, Callable[[int], Tensor]] = {
+    "linear": linear_betas,
+    "scaled-linear": scaled_linear_betas,
+    "cosine": cosine_betas,
+}
+PREDICTIONS: dict[str, Prediction] = {"eps": EPS, "x0": X0, "v": V}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All that makes a diffusion model, as plain values that its card repeats.
+
+    data: a name of `datasets.DATASETS`; net: the arguments of `UNet`; betas and prediction: names of the tables
+    above. lr rises over `warmup` steps and falls to 0 on a half cosine; `label_dropout` is the share of examples
+    that train the null label; `ema` is the largest decay of the moving average.
+    """
+
+    data: str
+    net: dict[str, int | float | list[int]]
+    steps: int
+    betas: str = "cosine"
+    T: int = 1000
+    prediction: str = "v"
+    batch: int = 64
+    lr: float = 2e-3
+    warmup: int = 100
+    weight_decay: float = 0.01
+    clip: float = 1.0
+    ema: float = 0.999
+    label_dropout: float = 0.1
+    seed: int = 0
+
+    def schedule(self) -> Discrete:
+        """The noise schedule it is trained on."""
+        return Discrete.from_betas(BETAS[self.betas](self.T))
+
+    def network(self) -> UNet:
+        """A fresh network, its weights drawn from torch's default generator."""
+        return UNet(**self.net)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class RecogniserRecipe:
+    """What trains a small classifier for the metrics."""
+
+    data: str
+    epochs: int
+    seed: int = 0
+    net: dict[str, int] = field(default_factory=lambda: {"channels": 1, "classes": 10, "width": 24})
+
+
+SMALL: dict[str, int | float | list[int]] = {
+    "channels": 1,
+    "classes": 10,
+    "patch": 2,
+    "widths": [48, 96],
+    "attention": [1],
+    "head_width": 48,
+}
+
+RECIPES: dict[str, Recipe] = {
+    "digits": Recipe("digits", SMALL, steps=6000),
+    "digits-live": Recipe("digits", SMALL, steps=2000),
+    "mnist": Recipe("mnist", SMALL, steps=6000),
+}
+RECOGNISERS: dict[str, RecogniserRecipe] = {
+    "digits-recogniser": RecogniserRecipe("digits", epochs=30),
+    "mnist-recogniser": RecogniserRecipe("mnist", epochs=4),
+}

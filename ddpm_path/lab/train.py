@@ -1,0 +1,273 @@
+"""The training loop: AdamW, warm-up and cosine decay, a warmed-up EMA, stratified times, checkpoints.
+
+All randomness of a step follows from (seed, step), so a resumed run is the run that was never stopped.
+"""
+
+import copy
+import csv
+import difflib
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from ddpm_path.exact import FiniteData
+from ddpm_path.lab import metrics, plots, recipes, zoo
+from ddpm_path.lab.datasets import DATASETS, Images, check_images
+from ddpm_path.lab.recipes import Recipe
+from ddpm_path.losses import Network, as_eps, simple
+from ddpm_path.schedule import Discrete, uniform_times
+from ddpm_path.unet import UNet
+
+
+class Log(NamedTuple):
+    """One step as it was trained: mean loss, learning rate, gradient norm before clipping, seconds since the start."""
+
+    step: int
+    loss: float
+    lr: float
+    grad_norm: float
+    seconds: float
+
+
+class Trained(NamedTuple):
+    """What training leaves behind: the raw network, its moving average (sample from that one), and the log."""
+
+    net: UNet
+    ema: UNet
+    log: list[Log]
+
+
+def train(recipe: Recipe, data: Images, folder: Path | None = None, save_every: int = 1000) -> Trained:
+    """Train a network as `recipe` says, with a progress bar [Ho 2020, alg. 1].
+
+    With a `folder` a checkpoint and the log are written there every `save_every` steps, and a run found there
+    is resumed. ValueError for illegal images or a folder that holds another run; FloatingPointError at the first
+    loss that is not finite (the last checkpoint is kept).
+    """
+    check_images(data.train)
+    if recipe.batch > len(data.train):
+        raise ValueError(f"batch {recipe.batch} exceeds the {len(data.train)} training images: choose a smaller batch")
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        net = recipe.network().to(device)
+    ema = copy.deepcopy(net).requires_grad_(False)
+    optimiser = torch.optim.AdamW(net.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay)
+    log: list[Log] = []
+    if folder is not None:
+        log = _resume(folder, recipe, net, ema, optimiser)
+    schedule, prediction = recipe.schedule(), recipes.PREDICTIONS[recipe.prediction]
+    images, labels = data.train.to(device), data.train_labels.to(device)
+
+    bar = tqdm(total=recipe.steps, initial=len(log), desc="training", unit="step", mininterval=0.5)
+    first, earlier, began = len(log), log[-1].seconds if log else 0.0, time.perf_counter()
+    for step in range(first, recipe.steps):
+        draw = torch.Generator().manual_seed((recipe.seed * 1_000_003 + step + 1) % 2**32)
+        at = _batch(step, recipe, len(images)).to(device)
+        t = stratified_times(recipe.batch, recipe.T, draw)
+        eps = torch.randn(recipe.batch, *images.shape[1:], generator=draw).to(device)
+        dropped = torch.rand(recipe.batch, generator=draw).to(device) < recipe.label_dropout
+        label = labels[at].masked_fill(dropped, net.classes) if net.classes else None
+
+        lr = learning_rate(step, recipe)
+        for group in optimiser.param_groups:
+            group["lr"] = lr
+        loss = simple(net, prediction, schedule, images[at], t, eps, label).mean()
+        optimiser.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        grad_norm = torch.nn.utils.clip_grad_norm_(net.parameters(), recipe.clip)
+        seconds = time.perf_counter() - began
+        entry = Log(step, float(loss), lr, float(grad_norm), earlier + seconds)
+        if not math.isfinite(entry.loss + entry.grad_norm):
+            raise FloatingPointError(
+                f"loss {entry.loss} and gradient norm {entry.grad_norm} at step {step} (lr {lr:.2g}, {images.dtype}): "
+                "lower lr, lengthen warmup or look at the data; the last checkpoint is kept"
+            )
+        optimiser.step()
+        update_ema(ema, net, step, recipe.ema)
+        log.append(entry)
+
+        bar.update()
+        if step % 10 == 9:
+            speed = (step + 1 - first) * recipe.batch / seconds
+            recent = [entry.loss for entry in log[-100:]]
+            bar.set_postfix_str(f"loss {sum(recent) / len(recent):.4f}, {speed:.0f} images/s")
+        if folder is not None and ((step + 1) % save_every == 0 or step + 1 == recipe.steps):
+            _save(folder, recipe, net, ema, optimiser, log)
+            _picture(folder / f"samples-{step + 1:06d}.png", recipe, data, net, ema)
+    bar.close()
+    return Trained(net.eval(), ema.eval(), log)
+
+
+def stratified_times(batch: int, T: int, generator: torch.Generator) -> Tensor:
+    """Whole times in 1..T, (batch,), one from each of `batch` equal slices of the chain.
+
+    Each is uniform over all batches, as in algorithm 1, while every batch sees all noise levels: less noise in
+    the gradient for the same expectation.
+    """
+    u = (torch.arange(batch) + torch.rand(batch, generator=generator)) / batch
+    return (1 + (u.double() * T).floor()).clamp(max=T)
+
+
+def learning_rate(step: int, recipe: Recipe) -> float:
+    """A linear rise over the warm-up (never 0), then a half cosine down to 0 at the last step."""
+    warm = min(1.0, (step + 1) / max(1, recipe.warmup))
+    left = max(0, step - recipe.warmup) / max(1, recipe.steps - recipe.warmup)
+    return recipe.lr * warm * 0.5 * (1 + math.cos(math.pi * left))
+
+
+@torch.no_grad()
+def update_ema(ema: torch.nn.Module, net: torch.nn.Module, step: int, decay: float) -> None:
+    """Move the average towards the network; the decay rises as (1 + step) / (10 + step) up to `decay`.
+
+    Without that warm-up the random first weights stay in the average: 0.999^3000 of them is still 5 percent.
+    """
+    weight = 1 - min(decay, (1 + step) / (10 + step))
+    torch._foreach_lerp_(list(ema.parameters()), list(net.parameters()), weight)
+
+
+def _batch(step: int, recipe: Recipe, n: int) -> Tensor:
+    """The indices of this step's images: a fresh order each epoch, the remainder left out."""
+    epoch, i = divmod(step, n // recipe.batch)
+    order = torch.randperm(n, generator=torch.Generator().manual_seed((recipe.seed + 7919 * (epoch + 1)) % 2**32))
+    return order[i * recipe.batch : (i + 1) * recipe.batch]
+
+
+def _save(folder: Path, recipe: Recipe, net: UNet, ema: UNet, optimiser: torch.optim.Optimizer, log: list[Log]) -> None:
+    """Write beside, then rename: a run killed in between keeps its last checkpoint."""
+    folder.mkdir(parents=True, exist_ok=True)
+    content = {
+        "recipe": asdict(recipe),
+        "net": net.state_dict(),
+        "ema": ema.state_dict(),
+        "optimiser": optimiser.state_dict(),
+        "log": [tuple(entry) for entry in log],
+    }
+    torch.save(content, folder / "checkpoint.tmp")
+    (folder / "checkpoint.tmp").replace(folder / "checkpoint.pt")
+    with (folder / "log.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([Log._fields, *log])
+
+
+def _picture(path: Path, recipe: Recipe, data: Images, net: UNet, ema: UNet) -> None:
+    """One fixed-seed grid at every save, to see a run improve: two rows of the raw network, two of the average."""
+    schedule, times = recipe.schedule(), uniform_times(recipe.T, min(25, recipe.T))
+    shape, classes, rows = data.train.shape[1:], len(data.classes), []
+    for weights in (net, ema):
+        eval_net = copy.deepcopy(weights).cpu().eval()
+        eps_net = as_eps(eval_net, recipes.PREDICTIONS[recipe.prediction], schedule)
+        rows.append(metrics.sample_labelled(eps_net, schedule, 20, shape, classes, times, seed=0)[0])
+    plots.save(plots.grid(torch.cat(rows)), path)
+
+
+def _resume(folder: Path, recipe: Recipe, net: UNet, ema: UNet, optimiser: torch.optim.Optimizer) -> list[Log]:
+    """Load the folder's checkpoint, if it has one, and answer the log so far."""
+    path = folder / "checkpoint.pt"
+    if not path.exists():
+        return []
+    try:
+        content = torch.load(path, weights_only=True, map_location="cpu")
+    except Exception as error:
+        raise ValueError(f"{path} is damaged ({type(error).__name__}): delete it to start over") from error
+    if content["recipe"] != asdict(recipe):
+        raise ValueError(f"{folder} holds a run of another recipe: choose another folder, or delete it")
+    net.load_state_dict(content["net"])
+    ema.load_state_dict(content["ema"])
+    optimiser.load_state_dict(content["optimiser"])
+    return [Log(*entry) for entry in content["log"]]
+
+
+def train_recipe(name: str, folder: Path, steps: int | None = None) -> None:
+    """Make the model `name` anew: train it, measure it, and write weights and card to `folder`.
+
+    KeyError for a name that has no recipe. `steps` shortens the run, for a first look.
+    """
+    if name in recipes.RECOGNISERS:
+        _train_recogniser(name, folder)
+        return
+    if name not in recipes.RECIPES:
+        known = [*recipes.RECIPES, *recipes.RECOGNISERS]
+        near = difflib.get_close_matches(name, known, 1)
+        raise KeyError(
+            f"no recipe {name!r}: " + (f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}")
+        )
+    recipe = recipes.RECIPES[name]
+    if steps is not None:
+        recipe = replace(recipe, steps=steps)
+    data = DATASETS[recipe.data]()
+    trained = train(recipe, data, folder)
+    card = {
+        "recipe": asdict(recipe),
+        "data_digest": data.digest,
+        "size": data.train.shape[-1],
+        "classes": list(data.classes),
+        "parameters": sum(p.numel() for p in trained.net.parameters()),
+        "seconds": round(trained.log[-1].seconds),
+        "hardware": hardware(),
+        "torch": torch.__version__,
+    }
+    zoo.save(name, trained.ema, card | {"metrics": []}, folder)
+    net, schedule = zoo.load(name, folder)  # measure what is shipped: half-precision weights
+
+    times = [1, 10, 50, *range(100, recipe.T + 1, 100)]
+    table = eps_by_level(net, schedule, data, times)
+    print("eps error by noise level (doing nothing: 1)\n" + " ".join(f"{t:>9}" for t in ["t", *times]))
+    for label, row in table.items():
+        print(f"{label:>9} " + " ".join(f"{v:9.4f}" for v in row.tolist()))
+    plots.save(plots.loss_by_level(times, table), folder / "loss-by-level.png")
+
+    sampling: metrics.Settings = {"weights": "ema", "sampler": "ancestral", "steps": 50, "seed": 0}
+    shape, T = data.train.shape[1:], recipe.T
+    samples, labels = metrics.sample_labelled(
+        net, schedule, 2000, shape, len(data.classes), uniform_times(T, min(50, T)), seed=0
+    )
+    recogniser = zoo.load_recogniser(f"{data.name}-recogniser")
+    results = metrics.quality(recogniser, data, samples, labels, sampling)
+    for result in results:
+        print(f"{result.metric:>12}: {result.value:.3f} +- {result.error:.3f} of what real images reach")
+    plots.save(plots.grid(samples[:100]), folder / "samples.png")
+    zoo.save(name, trained.ema, card | {"metrics": [asdict(result) for result in results]}, folder)
+
+
+def eps_by_level(net: Network, schedule: Discrete, data: Images, times: Sequence[float]) -> dict[str, Tensor]:
+    """The eps error of a network on training and test images, beside the training set's own optimum."""
+    n = min(256, len(data.test))
+    train, test = (data.train[:n], data.train_labels[:n]), (data.test[:n], data.test_labels[:n])
+    best = metrics.without_label(FiniteData(data.train).eps_fn(schedule))
+    return {
+        "train": metrics.loss_by_level(net, schedule, *train, times),
+        "test": metrics.loss_by_level(net, schedule, *test, times),
+        "by heart": metrics.loss_by_level(best, schedule, *train, times),
+    }
+
+
+def hardware() -> str:
+    """What a wall time was measured on, for cards."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return f"CPU, {torch.get_num_threads()} threads"
+
+
+def _train_recogniser(name: str, folder: Path) -> None:
+    recipe = recipes.RECOGNISERS[name]
+    data = DATASETS[recipe.data]()
+    began = time.perf_counter()
+    net = metrics.train_recogniser(data, recipe.epochs, recipe.seed)
+    card = {
+        "recipe": asdict(recipe),
+        "data_digest": data.digest,
+        "seconds": round(time.perf_counter() - began),
+        "hardware": hardware(),
+        "torch": torch.__version__,
+    }
+    zoo.save(name, net, card, folder)
+    right = metrics.accuracy(zoo.load_recogniser(name, folder), data.test, data.test_labels)
+    print(f"{name}: test accuracy {right:.4f}")
+    zoo.save(name, net, card | {"test_accuracy": right}, folder)

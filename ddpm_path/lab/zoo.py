@@ -1,0 +1,102 @@
+"""Shipped models: NAME.safetensors (half precision) beside NAME.json, its card. Verified when loaded."""
+
+import difflib
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load as unpack
+from safetensors.torch import save as pack
+from torch import nn
+
+from ddpm_path.lab.datasets import DATA
+from ddpm_path.lab.metrics import Recogniser
+from ddpm_path.lab.recipes import BETAS, PREDICTIONS
+from ddpm_path.losses import Network, as_eps
+from ddpm_path.schedule import Discrete
+from ddpm_path.unet import UNet
+
+ZOO = DATA / "zoo"
+Card = dict[str, Any]
+
+
+def names(folder: Path = ZOO) -> list[str]:
+    """The models of a folder, the shipped ones by default."""
+    return sorted(path.stem for path in folder.glob("*.json"))
+
+
+def card(name: str, folder: Path = ZOO) -> Card:
+    """A model's card: its recipe, data, seed, time, device and metrics. KeyError for an unknown name."""
+    path = folder / f"{name}.json"
+    if not path.exists():
+        known = names(folder)
+        near = difflib.get_close_matches(name, known, 1)
+        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known) or 'none'}"
+        raise KeyError(f"no model {name!r} in the zoo: {hint}")
+    content: Card = json.loads(path.read_text())
+    return content
+
+
+def load_network(name: str, folder: Path = ZOO) -> tuple[UNet, Card]:
+    """The bare network in float32, for inference, and its card; ValueError if the weights are damaged."""
+    content = card(name, folder)
+    net = UNet(**content["recipe"]["net"])
+    _fill(net, name, content, folder)
+    return net, content
+
+
+def load(name: str, folder: Path = ZOO) -> tuple[Network, Discrete]:
+    """A noise predictor, net(x, t, label=None) -> eps, and the schedule that it was trained on.
+
+    Labels are class indices (B,); leave them out for the null label. KeyError for an unknown name, ValueError if
+    the file is damaged: never random weights.
+    """
+    net, content = load_network(name, folder)
+    recipe = content["recipe"]
+    schedule = Discrete.from_betas(BETAS[recipe["betas"]](recipe["T"]))
+    return as_eps(net, PREDICTIONS[recipe["prediction"]], schedule), schedule
+
+
+def load_recogniser(name: str, folder: Path = ZOO) -> Recogniser:
+    """A small classifier of real images, for the metrics."""
+    content = card(name, folder)
+    net = Recogniser(**content["recipe"]["net"])
+    _fill(net, name, content, folder)
+    return net
+
+
+def save(name: str, net: nn.Module, content: Card, folder: Path) -> None:
+    """Write the weights in half precision and the card with their digest, the weights first."""
+    weights = {key: value.half().contiguous() for key, value in net.state_dict().items() if value.is_floating_point()}
+    packed = pack(weights)
+    folder.mkdir(parents=True, exist_ok=True)
+    for path, data in (
+        (folder / f"{name}.safetensors", packed),
+        (folder / f"{name}.json", json.dumps(content | {"sha256": _digest(packed)}, indent=2).encode() + b"\n"),
+    ):
+        path.with_suffix(".tmp").write_bytes(data)
+        path.with_suffix(".tmp").replace(path)
+
+
+def _fill(net: nn.Module, name: str, content: Card, folder: Path) -> None:
+    path = folder / f"{name}.safetensors"
+    packed = path.read_bytes() if path.exists() else b""
+    if _digest(packed) != content["sha256"]:
+        what = "is damaged (its SHA-256 is not its card's)" if packed else "is missing"
+        raise ValueError(f"{path} {what}: fetch it again, or make it anew with `python -m ddpm_path train {name}`")
+    try:
+        weights = unpack(packed)
+    except SafetensorError as error:
+        raise ValueError(f"{path} is not a safetensors file: {error}") from error
+    expected = {key for key, value in net.state_dict().items() if value.is_floating_point()}
+    if weights.keys() != expected:
+        odd = sorted(weights.keys() ^ expected)[0]
+        raise ValueError(f"{path} does not fit its card's network: tensor {odd!r} is in one of the two only")
+    net.load_state_dict({key: value.float() for key, value in weights.items()}, strict=False)
+    net.eval().requires_grad_(False)
+
+
+def _digest(packed: bytes) -> str:
+    return hashlib.sha256(packed).hexdigest()
