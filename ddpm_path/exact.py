@@ -46,9 +46,7 @@ class GaussianMixture:
 
     def log_joint(self, x: Tensor, now: AnyLevel) -> Tensor:
         """log p_t(x, k) for every component, (B, K), in nats."""
-        along, variance = self._rotated(x, now)
-        log_normal = -0.5 * (along**2 / variance + (2 * math.pi * variance).log()).sum(-1)
-        return log_normal + self.weights.log()
+        return self._log_joint(*self._rotated(x, now))
 
     def log_prob(self, x: Tensor, now: AnyLevel) -> Tensor:
         """log p_t(x), (B,), in nats."""
@@ -61,18 +59,22 @@ class GaussianMixture:
     def score(self, x: Tensor, now: AnyLevel) -> Tensor:
         """grad log p_t(x), (B, D)."""
         along, variance = self._rotated(x, now)
-        return torch.einsum("bk,kij,bkj->bi", self.log_class(x, now).exp(), self.axes, -along / variance)
+        classes = self._log_joint(along, variance).softmax(-1)
+        return torch.einsum("bk,kij,bkj->bi", classes, self.axes, -along / variance)
 
     def x0(self, x: Tensor, now: AnyLevel) -> Tensor:
         """E[x_0 | x_t = x], (B, D); Tweedie's formula without dividing by a small scale."""
         along, variance = self._rotated(x, now)
         shrink = expand(now[0], along) * self.eigenvalues / variance
         given_k = self.means + torch.einsum("kij,bkj->bki", self.axes, shrink * along)
-        return torch.einsum("bk,bki->bi", self.log_class(x, now).exp(), given_k)
+        return torch.einsum("bk,bki->bi", self._log_joint(along, variance).softmax(-1), given_k)
 
     def eps_fn(self, schedule: Schedule) -> EpsFn:
         """The optimal noise predictor on `schedule`, answering in x's dtype."""
         return lambda x, t: eps_from_x0(x.double(), self.x0(x, schedule(t)), schedule(t)).to(x)
+
+    def _log_joint(self, along: Tensor, variance: Tensor) -> Tensor:
+        return self.weights.log() - 0.5 * (along**2 / variance + (2 * math.pi * variance).log()).sum(-1)
 
     def _rotated(self, x: Tensor, now: AnyLevel) -> tuple[Tensor, Tensor]:
         """x - scale * mean along each component's axes, and the variances there, both (B, K, D)."""

@@ -15,7 +15,7 @@ AnyLevel = tuple[Coefficient, Coefficient]
 
 def expand(c: Coefficient, x: Tensor) -> Tensor:
     """A coefficient, scalar or (B,), with x's dtype and device, shaped to multiply x (B, ...)."""
-    c = torch.as_tensor(c).to(x.device, x.dtype)
+    c = torch.as_tensor(c, dtype=x.dtype, device=x.device)
     return c.view(-1, *[1] * (x.ndim - 1)) if c.ndim else c
 
 

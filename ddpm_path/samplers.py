@@ -6,6 +6,7 @@ samples are drawn together, nor on the device.
 """
 
 import itertools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -43,9 +44,15 @@ def noise_source(
     root = int(torch.randint(2**62, (), generator=generator))
     # torch's CPU generator keeps 32 bits of a seed; an odd stride keeps all n of them different.
     streams = [torch.Generator().manual_seed((root + k * 0x9E3779B1) % 2**32) for k in range(n)]
+    # A call costs more than a few numbers do: for small samples each call draws the noise of several steps.
+    ahead = max(1, 256 // math.prod(shape))
+    drawn: list[Tensor] = []
 
     def draw() -> Tensor:
-        return torch.stack([torch.randn(*shape, generator=g, dtype=dtype) for g in streams]).to(device)
+        if not drawn:
+            block = torch.stack([torch.randn(ahead, *shape, generator=g, dtype=dtype) for g in streams])
+            drawn.extend(block.to(device).unbind(1))  # each (n, *shape)
+        return drawn.pop(0)
 
     return draw
 

@@ -174,7 +174,8 @@ class VE:
     def time_at(self, ratio: Tensor | float) -> Tensor:
         """The time with this std; ValueError outside [sigma_min, sigma_max]."""
         ratio = torch.as_tensor(ratio, dtype=torch.float64)
-        return _in_range((ratio / self.sigma_min).log() / math.log(self.sigma_max / self.sigma_min), self.T)
+        time = _in_range((ratio / self.sigma_min).log() / math.log(self.sigma_max / self.sigma_min), self.T)
+        return time.clamp(min=1e-12)  # sigma_min itself lies just after the jump
 
 
 def uniform_times(T: int, steps: int) -> list[int]:

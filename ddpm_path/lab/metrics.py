@@ -207,9 +207,8 @@ def sample_labelled(
 
     generator = torch.Generator().manual_seed(seed)
     x = start_noise(n, shape, generator)
-    bar = tqdm(ancestral(clip_x0(eps_fn, schedule), schedule, x, times, generator=generator), total=len(times) - 1)
-    bar.set_description(f"{n} samples")
-    return last(iter(bar)), labels
+    states = ancestral(clip_x0(eps_fn, schedule), schedule, x, times, generator=generator)
+    return last(iter(tqdm(states, total=len(times) - 1, desc=f"{n} samples", leave=False))), labels
 
 
 def quality(net: Recogniser, data: Images, samples: Tensor, labels: Tensor | None, settings: Settings) -> list[Result]:

@@ -70,8 +70,8 @@ SMALL: dict[str, int | float | list[int]] = {
 }
 
 RECIPES: dict[str, Recipe] = {
-    "digits": Recipe("digits", SMALL, steps=6000),
-    "digits-live": Recipe("digits", SMALL, steps=2000),
+    "digits": Recipe("digits", SMALL, steps=3000),
+    "digits-live": Recipe("digits", SMALL, steps=1000),
     "mnist": Recipe("mnist", SMALL, steps=6000),
 }
 RECOGNISERS: dict[str, RecogniserRecipe] = {

@@ -268,6 +268,10 @@ def _train_recogniser(name: str, folder: Path) -> None:
         "torch": torch.__version__,
     }
     zoo.save(name, net, card, folder)
-    right = metrics.accuracy(zoo.load_recogniser(name, folder), data.test, data.test_labels)
-    print(f"{name}: test accuracy {right:.4f}")
-    zoo.save(name, net, card | {"test_accuracy": right}, folder)
+    net = zoo.load_recogniser(name, folder)  # measure what is shipped: half-precision weights
+    measured = {
+        "test_accuracy": metrics.accuracy(net, data.test, data.test_labels),
+        "real_recognised": metrics.recognised(net, data.test, data.test_labels),
+    }
+    print(f"{name}: {measured}")
+    zoo.save(name, net, card | measured, folder)

@@ -1,0 +1,36 @@
+# `make path` and `make test` do all the set-up on a fresh machine; see README.md.
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
+
+.PHONY: path test lab notebooks clean
+
+path: .venv/installed
+	$(BIN)/python -m ddpm_path run
+
+test: .venv/installed-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -m "not gpu" --durations 5
+
+lab: .venv/installed
+	$(BIN)/jupyter lab notebooks/00_roadmap.ipynb
+
+# Executes every text twin and writes the notebook beside it; `make notebooks/04_ddpm_reverse.ipynb` for one.
+notebooks: $(patsubst notebooks/scripts/%.py,notebooks/%.ipynb,$(wildcard notebooks/scripts/*.py))
+
+notebooks/%.ipynb: notebooks/scripts/%.py | .venv/installed-test
+	$(BIN)/jupytext --quiet --set-kernel python3 --to ipynb --execute --output $@ $<
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(PIP) --editable .
+	touch $@
+
+.venv/installed-test: .venv/installed
+	$(PIP) --editable '.[test]'
+	touch $@
+
+clean:
+	rm -rf .venv build

@@ -1,0 +1,146 @@
+"""The training loop: its parts against closed forms, and a stopped run against one that never stopped."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from ddpm_path.lab import train
+from ddpm_path.lab.datasets import digits
+from ddpm_path.lab.recipes import Recipe
+
+TINY = Recipe(
+    "digits",
+    {"channels": 1, "classes": 10, "patch": 2, "widths": [8, 16], "attention": [1], "head_width": 8, "groups": 4},
+    steps=20,
+    batch=16,
+    warmup=5,
+)
+
+
+@pytest.fixture(scope="module")
+def data():
+    return digits(8)
+
+
+def quiet(monkeypatch):
+    monkeypatch.setattr(train, "_picture", lambda *arguments: None)
+
+
+def test_stratified_times_are_uniform_and_one_to_a_slice():
+    draw, T, batch = torch.Generator().manual_seed(0), 50, 20
+    times = torch.stack([train.stratified_times(batch, T, draw) for _ in range(5000)])  # (5000, batch)
+    slices = torch.arange(batch) * T / batch
+    assert bool((times >= 1 + slices.floor()).all() and (times <= 1 + (slices + T / batch).ceil()).all())
+    counts = times.flatten().long().bincount(minlength=T + 1)
+    assert counts[0] == 0 and len(counts) == T + 1  # both ends: 0 is data, T is trained
+    # 100,000 draws over 50 times: 2,000 each, standard deviation at most 45 (less, for stratified draws).
+    assert bool((counts[1:] - 2000).abs().max() < 5 * 45)
+
+
+def test_learning_rate_rises_to_its_peak_and_falls_to_zero():
+    recipe = replace(TINY, steps=100, warmup=10, lr=1.0)
+    rates = [train.learning_rate(step, recipe) for step in range(100)]
+    assert rates[0] == pytest.approx(0.1) and rates[9] == pytest.approx(1.0) and rates[10] == pytest.approx(1.0)
+    assert rates[55] == pytest.approx(0.5)  # half way down the cosine
+    assert 0 < rates[99] < 0.001 and all(a >= b for a, b in zip(rates[10:], rates[11:], strict=False))
+
+
+def test_ema_forgets_its_initial_weights_as_the_warm_up_says():
+    net, ema = torch.nn.Linear(1, 1, bias=False), torch.nn.Linear(1, 1, bias=False)
+    torch.nn.init.zeros_(net.weight)
+    torch.nn.init.ones_(ema.weight)  # what is left of it is the product of the decays
+    for step in range(50):
+        train.update_ema(ema, net, step, 0.8)
+    expected = math.prod(min(0.8, (1 + step) / (10 + step)) for step in range(50))
+    assert ema.weight.item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_every_epoch_is_a_new_order_of_all_images():
+    epochs = [torch.cat([train._batch(step, TINY, 64) for step in range(4 * e, 4 * e + 4)]) for e in range(3)]
+    for order in epochs:
+        assert order.sort().values.tolist() == list(range(64))
+    assert not torch.equal(epochs[0], epochs[1]) and not torch.equal(epochs[1], epochs[2])
+
+
+def test_labels_are_dropped_example_by_example(data, monkeypatch):
+    seen = []
+    real = train.simple
+
+    def spy(net, prediction, schedule, x0, t, eps, label):
+        seen.append(label == 10)
+        return real(net, prediction, schedule, x0, t, eps, label)
+
+    monkeypatch.setattr(train, "simple", spy)
+    train.train(replace(TINY, steps=30, label_dropout=0.3), data)
+    dropped = torch.stack(seen).double()  # (30, 16)
+    assert abs(dropped.mean() - 0.3) < 4 * math.sqrt(0.3 * 0.7 / dropped.numel())
+    # Dropping whole batches would give rows of 0 or 1; binomial rows have variance 0.21 / 16.
+    assert dropped.mean(1).var() < 3 * 0.21 / 16
+
+
+def test_training_learns_more_than_the_average_image(data):
+    trained = train.train(replace(TINY, steps=100, prediction="x0", lr=5e-3), data)
+    images = data.train
+    mean_image = float((images - images.mean(0)).square().mean())  # the best answer that ignores x_t
+    assert sum(entry.loss for entry in trained.log[-20:]) / 20 < 0.6 * mean_image
+
+
+def test_a_stopped_and_resumed_run_is_the_run_that_never_stopped(data, tmp_path, monkeypatch):
+    quiet(monkeypatch)
+    straight = train.train(TINY, data)
+
+    def stop(path, *rest):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "_picture", stop)  # called right after the checkpoint of step 10
+        with pytest.raises(KeyboardInterrupt):
+            train.train(TINY, data, tmp_path, save_every=10)
+    resumed = train.train(TINY, data, tmp_path, save_every=10)
+    for one, other in ((straight.net, resumed.net), (straight.ema, resumed.ema)):
+        for a, b in zip(one.parameters(), other.parameters(), strict=True):
+            assert torch.equal(a, b)
+    assert [entry.loss for entry in straight.log] == [entry.loss for entry in resumed.log]
+    assert len((tmp_path / "log.csv").read_text().splitlines()) == 1 + TINY.steps
+
+
+def test_a_run_of_another_recipe_or_a_damaged_one_is_not_overwritten(data, tmp_path, monkeypatch):
+    quiet(monkeypatch)
+    train.train(replace(TINY, steps=2), data, tmp_path)
+    before = (tmp_path / "checkpoint.pt").read_bytes()
+    with pytest.raises(ValueError, match="another recipe"):
+        train.train(TINY, data, tmp_path)
+    (tmp_path / "checkpoint.pt").write_bytes(before[: len(before) // 2])
+    with pytest.raises(ValueError, match="damaged"):
+        train.train(replace(TINY, steps=2), data, tmp_path)
+    assert (tmp_path / "checkpoint.pt").read_bytes() == before[: len(before) // 2]
+
+
+def test_a_loss_that_explodes_stops_at_once_and_keeps_the_checkpoint(data, tmp_path, monkeypatch):
+    quiet(monkeypatch)
+    rate = train.learning_rate
+    monkeypatch.setattr(train, "learning_rate", lambda step, recipe: 1e30 if step >= 6 else rate(step, recipe))
+    with pytest.raises(FloatingPointError, match=r"at step [7-9] \(lr 1e\+30, torch.float32\)"):
+        train.train(TINY, data, tmp_path, save_every=5)
+    content = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    assert len(content["log"]) == 5 and all(value.isfinite().all() for value in content["net"].values())
+
+
+def test_illegal_images_are_named_before_training(data):
+    for broken, message in (
+        ((data.train + 1) * 127.5, r"span \[0, 255\]; expected \[-1, 1\]"),
+        ((data.train + 1) / 2, r"span \[0, 1\]; expected"),
+        (data.train.clone().index_fill_(0, torch.tensor([3, 5]), math.nan), "2 images hold NaN .* number 3"),
+        (data.train[:4], "batch 16 exceeds the 4 training images"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            train.train(TINY, data._replace(train=broken))
+    with pytest.raises(ValueError, match="10 is not divisible by 4: nearest legal sizes 8, 12"):
+        train.train(TINY, data._replace(train=torch.nn.functional.pad(data.train, (1, 1, 1, 1), value=-1.0)))
+
+
+def test_unknown_recipe_is_met_with_the_nearest():
+    with pytest.raises(KeyError, match="did you mean 'digits'"):
+        train.train_recipe("digit", None)

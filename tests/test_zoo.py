@@ -1,0 +1,92 @@
+"""The zoo: what was saved is what is loaded, damage is named, and the shipped models know what they claim."""
+
+import json
+
+import pytest
+import torch
+
+from ddpm_path.exact import GaussianMixture
+from ddpm_path.gaussian import q_sample
+from ddpm_path.lab import recipes, zoo
+from ddpm_path.lab.datasets import digits
+from ddpm_path.lab.metrics import accuracy
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """A fresh digits network in a zoo of its own."""
+    torch.manual_seed(0)
+    net = recipes.RECIPES["digits"].network()
+    torch.nn.init.normal_(net.head.weight)
+    zoo.save("fresh", net, {"recipe": {"net": recipes.SMALL, "betas": "cosine", "T": 1000, "prediction": "v"}}, tmp_path)
+    return net, tmp_path
+
+
+def test_what_was_saved_is_what_is_loaded_in_half_precision(saved):
+    net, folder = saved
+    loaded, _ = zoo.load_network("fresh", folder)
+    for key, value in net.state_dict().items():
+        assert torch.equal(loaded.state_dict()[key], value.half().float()), key
+    assert not loaded.training and not any(p.requires_grad for p in loaded.parameters())
+
+
+def test_a_damaged_or_missing_file_is_named_and_never_random_weights(saved):
+    _, folder = saved
+    path = folder / "fresh.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-100] ^= 1  # one bit of one weight
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"fresh\.safetensors is damaged .* train fresh"):
+        zoo.load("fresh", folder)
+    path.unlink()
+    with pytest.raises(ValueError, match=r"fresh\.safetensors is missing"):
+        zoo.load("fresh", folder)
+
+
+def test_weights_of_another_network_are_refused(saved):
+    _, folder = saved
+    card = json.loads((folder / "fresh.json").read_text())
+    card["recipe"]["net"]["attention"] = []
+    (folder / "fresh.json").write_text(json.dumps(card))
+    with pytest.raises(ValueError, match="does not fit its card's network: tensor 'down.1.0.attention"):
+        zoo.load("fresh", folder)
+
+
+def test_an_unknown_name_is_met_with_the_nearest():
+    with pytest.raises(KeyError, match="did you mean 'mnist'"):
+        zoo.card("minst")
+
+
+@pytest.mark.parametrize("name", sorted([*recipes.RECIPES, *recipes.RECOGNISERS]))
+def test_shipped_cards_tell_the_recipe_that_makes_them(name):
+    if name == "digits-live":  # trained in notebook 04 each time, never shipped
+        assert name not in zoo.names()
+        return
+    recipe = {**recipes.RECIPES, **recipes.RECOGNISERS}[name]
+    assert zoo.card(name)["recipe"] == json.loads(json.dumps(recipe, default=vars))
+
+
+def test_the_zoo_stays_small():
+    assert sum(path.stat().st_size for path in zoo.ZOO.iterdir()) < 40e6
+
+
+def test_the_digits_model_beats_the_best_linear_denoiser_at_every_level():
+    data = digits()
+    net, schedule = zoo.load("digits")
+    flat = data.train.flatten(1).double()
+    centred = flat - flat.mean(0)
+    covariance = centred.T @ centred / len(flat) + 1e-6 * torch.eye(256, dtype=torch.float64)
+    linear = GaussianMixture(torch.ones(1), flat.mean(0)[None], covariance[None])
+    eps = torch.randn(data.test.shape, generator=torch.Generator().manual_seed(0))
+    for t in (200, 500, 800):
+        now = schedule(t)
+        x, times = q_sample(data.test, eps, now), torch.full((len(eps),), float(t))
+        error = (net(x, times, data.test_labels) - eps).square().mean()
+        best_linear = (linear.eps_fn(schedule)(x.flatten(1), times).view_as(eps) - eps).square().mean()
+        assert error < 0.9 * best_linear, t
+
+
+def test_the_digits_recogniser_recognises_digits():
+    data = digits()
+    assert accuracy(zoo.load_recogniser("digits-recogniser"), data.test, data.test_labels) >= 0.97
+    assert zoo.card("mnist-recogniser")["test_accuracy"] >= 0.99  # MNIST itself is not shipped
