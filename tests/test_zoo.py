@@ -18,7 +18,9 @@ def saved(tmp_path):
     torch.manual_seed(0)
     net = recipes.RECIPES["digits"].network()
     torch.nn.init.normal_(net.head.weight)
-    zoo.save("fresh", net, {"recipe": {"net": recipes.SMALL, "betas": "cosine", "T": 1000, "prediction": "v"}}, tmp_path)
+    zoo.save(
+        "fresh", net, {"recipe": {"net": recipes.SMALL, "betas": "cosine", "T": 1000, "prediction": "v"}}, tmp_path
+    )
     return net, tmp_path
 
 
@@ -48,12 +50,12 @@ def test_weights_of_another_network_are_refused(saved):
     card = json.loads((folder / "fresh.json").read_text())
     card["recipe"]["net"]["attention"] = []
     (folder / "fresh.json").write_text(json.dumps(card))
-    with pytest.raises(ValueError, match="does not fit its card's network: tensor 'down.1.0.attention"):
+    with pytest.raises(ValueError, match=r"does not fit its card's network: tensor 'down\.1\.0\.attention"):
         zoo.load("fresh", folder)
 
 
 def test_an_unknown_name_is_met_with_the_nearest():
-    with pytest.raises(KeyError, match="did you mean 'mnist'"):
+    with pytest.raises(ValueError, match="did you mean 'mnist'"):
         zoo.card("minst")
 
 

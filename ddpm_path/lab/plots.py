@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import matplotlib as mpl
+import PIL.Image
 import torch
 from einops import rearrange
 from matplotlib.figure import Figure
@@ -14,25 +15,34 @@ from ddpm_path.lab.datasets import to_display
 from ddpm_path.schedule import Schedule
 
 COLOURS = ("#3465a4", "#e07b00", "#3a923a", "#c03d3e", "#8868b0", "#6b6b6b")
+DPI = 80  # of figures in notebooks
 mpl.rcParams["axes.prop_cycle"] = mpl.cycler(color=COLOURS)  # type: ignore[attr-defined]
-mpl.rcParams |= {"axes.spines.top": False, "axes.spines.right": False, "figure.dpi": 80, "legend.frameon": False}
+mpl.rcParams |= {"axes.spines.top": False, "axes.spines.right": False, "figure.dpi": DPI, "legend.frameon": False}
 
 
-def grid(images: Tensor, columns: int = 10, titles: Sequence[str] = (), zoom: float = 1.0) -> Figure:
-    """Images (N, C, H, W) in [-1, 1] as a grid, row by row; `titles` stand over the columns."""
+def grid(
+    images: Tensor, columns: int = 10, titles: Sequence[str] = (), rows: Sequence[str] = (), zoom: float = 1.0
+) -> Figure:
+    """Images (N, C, H, W) in [-1, 1] as a grid, row by row; `titles` stand over the columns, `rows` before the rows."""
     N, C, H, W = images.shape
-    rows = -(-N // columns)
+    lines = -(-N // columns)
     pixels = to_display(images.cpu())
     padded = torch.nn.functional.pad(pixels, (1, 1, 1, 1), value=255)  # a thin frame tells images apart
-    blank = padded.new_full((rows * columns - N, C, H + 2, W + 2), 255)
+    blank = padded.new_full((lines * columns - N, C, H + 2, W + 2), 255)
     sheet = rearrange(torch.cat([padded, blank]), "(r c) k h w -> (r h) (c w) k", c=columns).numpy()
-    width = min(10.0, 0.75 * columns) * zoom
-    figure = Figure(figsize=(width, width * sheet.shape[0] / sheet.shape[1] + (0.25 if titles else 0)), layout="tight")
-    axes = figure.subplots()
+    # A whole number of dots for each pixel, so that all pixels are drawn alike.
+    dots = max(1, round(zoom * min(10.0, 0.75 * columns) * DPI / sheet.shape[1]))
+    width, height = dots * sheet.shape[1] / DPI, dots * sheet.shape[0] / DPI
+    left = 0.15 + 0.075 * max(map(len, rows)) if rows else 0.0  # inches for the words
+    top = 0.25 if titles else 0.0
+    figure = Figure(figsize=(left + width, height + top))
+    axes = figure.add_axes((left / (left + width), 0, width / (left + width), height / (height + top)))
     axes.imshow(sheet[..., 0] if C == 1 else sheet, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
     axes.axis("off")
     for i, title in enumerate(titles):
-        axes.text((i + 0.5) * (W + 2), -2, title, ha="center", va="bottom", fontsize=8)
+        axes.text((i + 0.5) * (W + 2), -2, title, ha="center", va="bottom", fontsize=9)
+    for i, row in enumerate(rows):
+        axes.text(-3, (i + 0.5) * (H + 2), row, ha="right", va="center", fontsize=9)
     return figure
 
 
@@ -43,31 +53,39 @@ def schedules(named: Mapping[str, Schedule]) -> Figure:
     for colour, (name, schedule) in zip(COLOURS, named.items(), strict=False):
         t = torch.linspace(1, schedule.T, 400) if schedule.T > 1 else torch.linspace(1e-3, 1, 400)
         scale, std = schedule(t)
-        left.plot(t / schedule.T, scale, color=colour, label=f"{name}: scale")
-        left.plot(t / schedule.T, std, color=colour, linestyle="--", label=f"{name}: std")
+        left.plot(t / schedule.T, scale, color=colour)
+        left.plot(t / schedule.T, std, color=colour, linestyle="--")
         right.plot(t / schedule.T, (std / scale).log10(), color=colour, label=name)
-    left.set(xlabel="t / T", title="how much data (line) and noise (dashes)")
+    left.set(xlabel="t / T", title="scale (line) and std (dashes)")
     right.set(xlabel="t / T", title="log10(std / scale)")
-    left.legend(fontsize=8)
-    right.legend(fontsize=8)
+    right.axhline(0, color="black", linestyle=":", linewidth=1)
+    right.legend(fontsize=9)
     return figure
 
 
-def scatter(panels: Mapping[str, Tensor], limit: float = 2.5) -> Figure:
-    """2-D point sets (N, 2) side by side, on equal axes."""
-    figure = Figure(figsize=(2.2 * len(panels), 2.4), layout="tight")
-    for axes, (title, points) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
-        axes.scatter(*points.T, s=2, alpha=0.4, linewidths=0)
-        axes.set(xlim=(-limit, limit), ylim=(-limit, limit), aspect="equal", title=title, xticks=[], yticks=[])
+def scatter(panels: Mapping[str, Tensor], limit: float = 2.5, columns: int = 6, colour: Tensor | None = None) -> Figure:
+    """2-D point sets (N, 2) side by side, on equal axes; `colour` (N,) follows each point through the panels."""
+    lines, columns = -(-len(panels) // columns), min(columns, len(panels))
+    side = 9 / max(columns, 4)
+    figure = Figure(figsize=(side * columns, (side + 0.2) * lines + 0.1), layout="tight")
+    plane = figure.subplots(lines, columns, squeeze=False).flatten()
+    for axes, (title, points) in zip(plane, panels.items(), strict=False):
+        axes.scatter(*points.T, s=3, alpha=0.6, linewidths=0, c=COLOURS[0] if colour is None else colour)
+        axes.set(xlim=(-limit, limit), ylim=(-limit, limit), aspect="equal", xticks=[], yticks=[])
+        axes.set_title(title, fontsize=9)
+        axes.spines[["top", "right"]].set_visible(True)
+    for axes in plane[len(panels) :]:
+        axes.axis("off")
     return figure
 
 
 def trajectories(times: Sequence[float], paths: Tensor, density: Tensor, extent: tuple[float, float]) -> Figure:
-    """1-D paths (steps, N) over times, on the density (cells, steps) that they should follow."""
-    figure = Figure(figsize=(8, 3.2), layout="tight")
+    """1-D paths (steps, N) over times, on the density (cells, steps) they should follow, dark at each time's peak."""
+    figure = Figure(figsize=(9, 3.4), layout="tight")
     axes = figure.subplots()
-    axes.imshow(density, aspect="auto", origin="lower", cmap="Greys", extent=(times[0], times[-1], *extent), alpha=0.8)
-    axes.plot(times, paths, linewidth=0.7)
+    shade = density / density.amax(0)
+    axes.imshow(shade, aspect="auto", origin="lower", cmap="Greys", extent=(times[0], times[-1], *extent), alpha=0.5)
+    axes.plot(times, paths, linewidth=1)
     axes.set(xlabel="t", ylabel="x", ylim=extent)
     return figure
 
@@ -92,9 +110,10 @@ def save(figure: Figure, path: Path) -> None:
 
 
 def show(figure: Figure, alt: str) -> None:
-    """Display a figure in a notebook, as a PNG that carries its description for those who do not see it."""
+    """Display a figure in a notebook: a PNG of 128 colours, small, with its description for who does not see it."""
     from IPython.display import Image, display
 
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=80)
-    display(Image(buffer.getvalue()), metadata={"image/png": {"alt": alt}})
+    buffer, small = io.BytesIO(), io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=DPI)
+    PIL.Image.open(buffer).convert("RGB").quantize(128, dither=PIL.Image.Dither.NONE).save(small, "png", optimize=True)
+    display(Image(small.getvalue()), metadata={"image/png": {"alt": alt}})  # type: ignore[no-untyped-call]

@@ -5,7 +5,6 @@ All randomness of a step follows from (seed, step), so a resumed run is the run 
 
 import copy
 import csv
-import difflib
 import math
 import time
 from collections.abc import Sequence
@@ -15,11 +14,12 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from ddpm_path.exact import FiniteData
 from ddpm_path.lab import metrics, plots, recipes, zoo
 from ddpm_path.lab.datasets import DATASETS, Images, check_images
+from ddpm_path.lab.errors import unknown
 from ddpm_path.lab.recipes import Recipe
 from ddpm_path.losses import Network, as_eps, simple
 from ddpm_path.schedule import Discrete, uniform_times
@@ -84,7 +84,7 @@ def train(recipe: Recipe, data: Images, folder: Path | None = None, save_every: 
         loss.backward()  # type: ignore[no-untyped-call]
         grad_norm = torch.nn.utils.clip_grad_norm_(net.parameters(), recipe.clip)
         seconds = time.perf_counter() - began
-        entry = Log(step, float(loss), lr, float(grad_norm), earlier + seconds)
+        entry = Log(step, loss.item(), lr, grad_norm.item(), earlier + seconds)
         if not math.isfinite(entry.loss + entry.grad_norm):
             raise FloatingPointError(
                 f"loss {entry.loss} and gradient norm {entry.grad_norm} at step {step} (lr {lr:.2g}, {images.dtype}): "
@@ -187,17 +187,13 @@ def _resume(folder: Path, recipe: Recipe, net: UNet, ema: UNet, optimiser: torch
 def train_recipe(name: str, folder: Path, steps: int | None = None) -> None:
     """Make the model `name` anew: train it, measure it, and write weights and card to `folder`.
 
-    KeyError for a name that has no recipe. `steps` shortens the run, for a first look.
+    ValueError for a name that has no recipe. `steps` shortens a diffusion model's run, for a first look.
     """
     if name in recipes.RECOGNISERS:
         _train_recogniser(name, folder)
         return
     if name not in recipes.RECIPES:
-        known = [*recipes.RECIPES, *recipes.RECOGNISERS]
-        near = difflib.get_close_matches(name, known, 1)
-        raise KeyError(
-            f"no recipe {name!r}: " + (f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}")
-        )
+        raise unknown("recipe", name, [*recipes.RECIPES, *recipes.RECOGNISERS])
     recipe = recipes.RECIPES[name]
     if steps is not None:
         recipe = replace(recipe, steps=steps)

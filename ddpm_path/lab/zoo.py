@@ -1,6 +1,5 @@
 """Shipped models: NAME.safetensors (half precision) beside NAME.json, its card. Verified when loaded."""
 
-import difflib
 import hashlib
 import json
 from pathlib import Path
@@ -12,6 +11,7 @@ from safetensors.torch import save as pack
 from torch import nn
 
 from ddpm_path.lab.datasets import DATA
+from ddpm_path.lab.errors import unknown
 from ddpm_path.lab.metrics import Recogniser
 from ddpm_path.lab.recipes import BETAS, PREDICTIONS
 from ddpm_path.losses import Network, as_eps
@@ -28,13 +28,10 @@ def names(folder: Path = ZOO) -> list[str]:
 
 
 def card(name: str, folder: Path = ZOO) -> Card:
-    """A model's card: its recipe, data, seed, time, device and metrics. KeyError for an unknown name."""
+    """A model's card: its recipe, data, seed, time, device and metrics. ValueError for an unknown name."""
     path = folder / f"{name}.json"
     if not path.exists():
-        known = names(folder)
-        near = difflib.get_close_matches(name, known, 1)
-        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known) or 'none'}"
-        raise KeyError(f"no model {name!r} in the zoo: {hint}")
+        raise unknown("model", name, names(folder))
     content: Card = json.loads(path.read_text())
     return content
 
@@ -42,6 +39,8 @@ def card(name: str, folder: Path = ZOO) -> Card:
 def load_network(name: str, folder: Path = ZOO) -> tuple[UNet, Card]:
     """The bare network in float32, for inference, and its card; ValueError if the weights are damaged."""
     content = card(name, folder)
+    if "widths" not in content["recipe"]["net"]:
+        raise ValueError(f"{name!r} is a classifier for the metrics, not a diffusion model: use load_recogniser")
     net = UNet(**content["recipe"]["net"])
     _fill(net, name, content, folder)
     return net, content
@@ -50,8 +49,8 @@ def load_network(name: str, folder: Path = ZOO) -> tuple[UNet, Card]:
 def load(name: str, folder: Path = ZOO) -> tuple[Network, Discrete]:
     """A noise predictor, net(x, t, label=None) -> eps, and the schedule that it was trained on.
 
-    Labels are class indices (B,); leave them out for the null label. KeyError for an unknown name, ValueError if
-    the file is damaged: never random weights.
+    Labels are class indices (B,); leave them out for the null label. ValueError for an unknown name, and if the
+    file is damaged: never random weights.
     """
     net, content = load_network(name, folder)
     recipe = content["recipe"]

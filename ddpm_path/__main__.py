@@ -1,0 +1,165 @@
+"""The command line: list the path, run it, train a model, draw samples."""
+
+import argparse
+import sys
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+
+# What a command needs is imported inside it: torch and Jupyter take seconds, and --help should not wait.
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command and answer its exit status; what the user can mend is one line and status 2."""
+    options = _parser().parse_args(arguments)
+    try:
+        if options.command == "list":
+            print(listing())
+        elif options.command == "run":
+            return run(options.notebooks)
+        elif options.command == "train":
+            train(options.name, options.out or Path("build/train") / options.name, options.steps)
+        else:
+            sample(options.name, options.steps, options.sampler, options.label, options.seed, options.n, options.out)
+    except (ValueError, FloatingPointError, OSError) as error:
+        print(f"ddpm-path: error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="ddpm-path", description="Diffusion models from their papers to code.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    commands.add_parser("list", help="the roadmap as a table: stops, papers, notebooks, claims")
+
+    path = commands.add_parser("run", help="execute notebooks; pages and index.html go to build/path/")
+    path.add_argument("notebooks", nargs="*", metavar="NN", help="numbers or names of notebooks; all if none are given")
+
+    training = commands.add_parser("train", help="make a shipped model again")
+    training.add_argument("name", metavar="NAME", help="a recipe: digits, mnist, ...")
+    training.add_argument("--out", type=Path, help="folder (default: build/train/NAME)")
+    training.add_argument("--steps", type=_positive, help="training steps (default: the recipe's)")
+
+    sampling = commands.add_parser("sample", help="draw samples from a shipped model")
+    sampling.add_argument("name", metavar="NAME", help="a model of the zoo: digits, mnist, ...")
+    sampling.add_argument("--steps", type=int, help="sampling steps (default: the whole chain)")
+    sampling.add_argument("--sampler", default="ancestral", help="ancestral (default) or ancestral-large")
+    sampling.add_argument("--label", help="a class to draw (default: none)")
+    sampling.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
+    sampling.add_argument("--n", type=_positive, default=16, help="number of samples (default: %(default)s)")
+    sampling.add_argument("--out", type=Path, default=Path("grid.png"), help="PNG file (default: %(default)s)")
+    return parser
+
+
+def _positive(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return int(text)
+
+
+def listing() -> str:
+    """The roadmap as a table of at most 120 columns."""
+    from ddpm_path.lab import roadmap
+
+    try:
+        written = {path.stem for path in roadmap.notebooks_folder().glob("*.ipynb")}
+    except FileNotFoundError:  # outside a clone the record alone tells what is built
+        written = {notebook for stop in roadmap.STOPS for notebook in stop.notebooks}
+    widths = (30, 38, 27, 5, 12)
+    lines = [_row(("stop", "paper", "notebook", "state", "claims"), widths)]
+    step = ""
+    for stop in roadmap.STOPS:
+        if stop.step != step:
+            step = stop.step
+            lines += ["", step]
+        title = textwrap.wrap(stop.title, widths[0], break_on_hyphens=False)
+        papers = [str(paper) for paper in stop.papers]
+        state = "built" if roadmap.is_built(stop, written) else "open"
+        notebooks, claims = [], []
+        for notebook in stop.notebooks:  # each takes as many lines as its claims have states
+            states = _states(notebook) or [""]
+            claims += states
+            notebooks += [notebook, *[""] * (len(states) - 1)]
+        columns = [title, papers, notebooks, [state], claims]
+        for i in range(max(map(len, columns))):
+            lines.append(_row([column[i] if i < len(column) else "" for column in columns], widths))
+    return "\n".join(lines)
+
+
+def _states(notebook: str) -> list[str]:
+    """How many claims of a notebook are in which state: ['2 hold', '1 fail']."""
+    from ddpm_path.lab.roadmap import State, claims_of
+
+    words = {State.HOLDS: "hold", State.UNDECIDED: "undecided", State.FAILS: "fail", None: "to measure"}
+    recorded = [claim.recorded for claim in claims_of(notebook)]
+    return [f"{recorded.count(state)} {word}" for state, word in words.items() if state in recorded]
+
+
+def _row(cells: Sequence[str], widths: Sequence[int]) -> str:
+    return "  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip()
+
+
+def run(names: Sequence[str]) -> int:
+    """Execute notebooks of the clone; the exit status is `runner.run`'s."""
+    from ddpm_path.lab import roadmap
+
+    notebooks = roadmap.notebooks_folder()  # before the import below, which takes seconds
+
+    from ddpm_path.lab import runner
+
+    return runner.run(names, notebooks, notebooks.parent / "build" / "path")
+
+
+def train(name: str, out: Path, steps: int | None) -> None:
+    """Train a recipe."""
+    from ddpm_path.lab.train import train_recipe
+
+    train_recipe(name, out, steps)
+
+
+def sample(name: str, steps: int | None, sampler: str, label: str | None, seed: int, n: int, out: Path) -> None:
+    """Draw n samples of a shipped model into a PNG; ValueError for names or numbers that do not exist."""
+    if out.suffix.lower() != ".png":
+        raise ValueError(f"samples are saved as a PNG: give a name like grid.png, not {out.name!r}")
+    if not 0 <= seed < 2**63:
+        raise ValueError(f"a seed is a whole number from 0 to 2**63 - 1; got {seed}")
+
+    from functools import partial
+
+    import torch
+    from tqdm import tqdm
+
+    from ddpm_path import gaussian
+    from ddpm_path.guidance import clip_x0
+    from ddpm_path.lab import plots, zoo
+    from ddpm_path.lab.errors import unknown
+    from ddpm_path.samplers import ancestral, start_noise
+    from ddpm_path.schedule import uniform_times
+
+    variances = {"ancestral": gaussian.fixed_small, "ancestral-large": gaussian.fixed_large}
+    if sampler not in variances:
+        raise unknown("sampler", sampler, variances)
+    net, schedule = zoo.load(name)
+    card = zoo.card(name)
+    labels = None if label is None else torch.full((n,), _class(label, card["classes"]))
+    times = uniform_times(int(schedule.T), int(schedule.T) if steps is None else steps)
+    generator = torch.Generator().manual_seed(seed)
+    x = start_noise(n, (card["recipe"]["net"]["channels"], card["size"], card["size"]), generator)
+    eps_fn = clip_x0(partial(net, label=labels), schedule)
+    states = ancestral(eps_fn, schedule, x, times, variances[sampler], generator=generator)
+    for state in tqdm(states, total=len(times) - 1, desc=name):
+        x = state.x
+    plots.save(plots.grid(x, min(n, 8)), out)
+    print(f"{n} samples of {name}, {len(times) - 1} steps of {sampler}, seed {seed}: {out}")
+
+
+def _class(label: str, classes: Sequence[str]) -> int:
+    from ddpm_path.lab.errors import unknown
+
+    if label not in classes:
+        raise unknown("class", label, classes)
+    return list(classes).index(label)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,412 @@
+"""The article as data: every stop in its order, its papers and reading, and the claims measured on the way."""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from enum import Enum
+from importlib import metadata
+from pathlib import Path
+from typing import NamedTuple
+
+
+class Paper(NamedTuple):
+    """A paper; `arxiv` is its number there, None for the one that only Distill has."""
+
+    authors_year: str
+    title: str
+    arxiv: str | None
+
+    def __str__(self) -> str:
+        """Authors, year and where to find it, short enough for a table."""
+        return f"{self.authors_year}, {self.arxiv or 'Distill'}"
+
+
+@dataclass(frozen=True)
+class Stop:
+    """One stop of the article.
+
+    `step` is the article's heading, `reading` what it recommends beside the papers, `modules` where the
+    package keeps the idea, `notebooks` where it is taught (two stops may share one).
+    """
+
+    step: str
+    title: str
+    papers: tuple[Paper, ...]
+    notebooks: tuple[str, ...]
+    modules: tuple[str, ...] = ()
+    reading: tuple[str, ...] = ()
+
+
+class State(Enum):
+    """What a measurement says of a claim, at the scale of a laptop."""
+
+    HOLDS = "holds"
+    UNDECIDED = "undecided"
+    FAILS = "does not hold at this scale"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A paper's claim and how it is measured.
+
+    `protocol` is written before the first measurement: model, data, steps, sample count, margin and its
+    standard error, seeds. It puts the claim as a margin that is positive where the claim is true. `recorded` is the
+    outcome, None until the first measurement; `reason` says with numbers why, above all if it does not hold.
+    """
+
+    key: str
+    notebook: str
+    statement: str
+    protocol: str
+    recorded: State | None = None
+    reason: str = ""
+
+
+EARLY = "1 Early diffusion"
+DDPM = "2 DDPM"
+DEFAULT = "4 The default choice"
+FRONT_PAGE = "The three front-page papers"
+POPULAR = "7 Other popular papers (optional)"
+
+_HO = Paper("Ho et al. 2020", "Denoising diffusion probabilistic models", "2006.11239")
+_ADM = Paper("Dhariwal & Nichol 2021", "Diffusion models beat GANs on image synthesis", "2105.05233")
+
+STOPS: tuple[Stop, ...] = (
+    Stop(
+        EARLY,
+        "Variational auto-encoders (optional prerequisite)",
+        (Paper("Kingma & Welling 2013", "Auto-encoding variational Bayes", "1312.6114"),),
+        ("01_vae",),
+        ("vae",),
+    ),
+    Stop(
+        EARLY,
+        "Deep unsupervised learning using nonequilibrium thermodynamics",
+        (
+            Paper(
+                "Sohl-Dickstein et al. 2015",
+                "Deep unsupervised learning using nonequilibrium thermodynamics",
+                "1503.03585",
+            ),
+        ),
+        ("02_early_diffusion",),
+        ("early",),
+    ),
+    Stop(
+        DDPM,
+        "Denoising diffusion probabilistic models",
+        (_HO,),
+        ("03_ddpm_forward", "04_ddpm_reverse", "05_ddpm_likelihood"),
+        ("schedule", "gaussian", "losses", "samplers"),
+        (
+            '"What are diffusion models?" (Lilian Weng, blog)',
+            '"Introduction to diffusion models for machine learning" (blog)',
+            '"Diffusion models, paper explanation, math explained" (video, highly recommended)',
+            '"Diffusion models, PyTorch implementation" (video; code: dome272/Diffusion-Models-pytorch)',
+            '"Diffusion models from scratch in PyTorch" (video)',
+        ),
+    ),
+    Stop(
+        DDPM,
+        "Equivalence of DDPM and score-based generation",
+        (
+            Paper(
+                "Song & Ermon 2019",
+                "Generative modeling by estimating gradients of the data distribution",
+                "1907.05600",
+            ),
+        ),
+        ("06_score_matching",),
+        ("score",),
+        ('"Generative modelling by estimating gradients of the data distribution" (Yang Song, blog)',),
+    ),
+    Stop(
+        DDPM,
+        "Improved techniques for training score-based generative models",
+        (Paper("Song & Ermon 2020", "Improved techniques for training score-based generative models", "2006.09011"),),
+        ("06_score_matching",),
+        ("score",),
+    ),
+    Stop(
+        DDPM,
+        "Score-based generative modelling through SDEs",
+        (
+            Paper(
+                "Song et al. 2020",
+                "Score-based generative modeling through stochastic differential equations",
+                "2011.13456",
+            ),
+        ),
+        ("07_score_sde",),
+        ("sde",),
+    ),
+    Stop(
+        DDPM,
+        "Fully convolutional networks (inspiration of U-Net)",
+        (Paper("Long et al. 2014", "Fully convolutional networks for semantic segmentation", "1411.4038"),),
+        ("08_fcn_unet",),
+        ("segmentation",),
+    ),
+    Stop(
+        DDPM,
+        "U-Net",
+        (
+            Paper(
+                "Ronneberger et al. 2015",
+                "U-Net: convolutional networks for biomedical image segmentation",
+                "1505.04597",
+            ),
+        ),
+        ("08_fcn_unet",),
+        ("segmentation",),
+        ('"Understanding the U-Net architecture and building it from scratch" (video)',),
+    ),
+    Stop(
+        DDPM,
+        "De-convolutions: arithmetic, up-sampling, checkerboards",
+        (
+            Paper("Dumoulin & Visin 2016", "A guide to convolution arithmetic for deep learning", "1603.07285"),
+            Paper("Odena et al. 2016", "Deconvolution and checkerboard artifacts", None),
+        ),
+        ("09_upsampling",),
+        ("convolution",),
+        ('"Up-sampling with transposed convolution" (blog)',),
+    ),
+    Stop(
+        DDPM,
+        "U-Net inside diffusion: timestep encoding, conditioning",
+        (_HO, _ADM),
+        ("10_diffusion_unet",),
+        ("unet",),
+    ),
+    Stop(
+        DDPM,
+        "Denoising diffusion implicit models",
+        (Paper("Song et al. 2020", "Denoising diffusion implicit models", "2010.02502"),),
+        ("11_ddim",),
+        ("samplers",),
+    ),
+    Stop(
+        DEFAULT,
+        "Improved denoising diffusion probabilistic models",
+        (Paper("Nichol & Dhariwal 2021", "Improved denoising diffusion probabilistic models", "2102.09672"),),
+        ("12_improved_ddpm",),
+        ("schedule", "losses", "samplers"),
+    ),
+    Stop(
+        DEFAULT,
+        "Diffusion models beat GANs on image synthesis (classifier guidance)",
+        (_ADM,),
+        ("13_classifier_guidance",),
+        ("guidance",),
+    ),
+    Stop(
+        DEFAULT,
+        "Classifier-free diffusion guidance",
+        (Paper("Ho & Salimans 2022", "Classifier-free diffusion guidance", "2207.12598"),),
+        ("14_classifier_free_guidance",),
+        ("guidance",),
+    ),
+    Stop(
+        DEFAULT,
+        "Pseudo numerical methods for diffusion models on manifolds",
+        (Paper("Liu et al. 2021", "Pseudo numerical methods for diffusion models on manifolds", "2202.09778"),),
+        ("15_pndm",),
+        ("samplers",),
+    ),
+    Stop(
+        DEFAULT,
+        "Image super-resolution via iterative refinement (SR3)",
+        (Paper("Saharia et al. 2021", "Image super-resolution via iterative refinement", "2104.07636"),),
+        ("16_sr3",),
+    ),
+    Stop(
+        FRONT_PAGE,
+        "Stable Diffusion",
+        (Paper("Rombach et al. 2021", "High-resolution image synthesis with latent diffusion models", "2112.10752"),),
+        ("17_latent_diffusion",),
+        reading=('"The illustrated Stable Diffusion" (blog)',),
+    ),
+    Stop(
+        FRONT_PAGE,
+        "DALL-E 2",
+        (
+            Paper(
+                "Ramesh et al. 2022", "Hierarchical text-conditional image generation with CLIP latents", "2204.06125"
+            ),
+        ),
+        ("18_dalle2",),
+    ),
+    Stop(
+        FRONT_PAGE,
+        "Imagen",
+        (
+            Paper(
+                "Saharia et al. 2022",
+                "Photorealistic text-to-image diffusion models with deep language understanding",
+                "2205.11487",
+            ),
+        ),
+        ("19_imagen",),
+    ),
+    Stop(
+        POPULAR,
+        "SDEdit",
+        (
+            Paper(
+                "Meng et al. 2021",
+                "SDEdit: guided image synthesis and editing with stochastic differential equations",
+                "2108.01073",
+            ),
+        ),
+        ("20_sdedit",),
+    ),
+    Stop(
+        POPULAR,
+        "Palette: image-to-image diffusion",
+        (Paper("Saharia et al. 2021", "Palette: image-to-image diffusion models", "2111.05826"),),
+        ("21_palette",),
+    ),
+    Stop(
+        POPULAR,
+        "GLIDE",
+        (
+            Paper(
+                "Nichol et al. 2021",
+                "GLIDE: towards photorealistic image generation and editing with text-guided diffusion models",
+                "2112.10741",
+            ),
+        ),
+        ("22_glide",),
+    ),
+    Stop(
+        POPULAR,
+        "Semantic image synthesis via diffusion models",
+        (Paper("Wang et al. 2022", "Semantic image synthesis via diffusion models", "2207.00050"),),
+        ("23_semantic_synthesis",),
+    ),
+    Stop(
+        POPULAR,
+        "Textual inversion (an image is worth one word)",
+        (
+            Paper(
+                "Gal et al. 2022",
+                "An image is worth one word: personalizing text-to-image generation using textual inversion",
+                "2208.01618",
+            ),
+        ),
+        ("24_textual_inversion",),
+    ),
+    Stop(
+        POPULAR,
+        "DreamBooth",
+        (
+            Paper(
+                "Ruiz et al. 2022",
+                "DreamBooth: fine tuning text-to-image diffusion models for subject-driven generation",
+                "2208.12242",
+            ),
+        ),
+        ("25_dreambooth",),
+    ),
+    Stop(
+        POPULAR,
+        "Prompt-to-Prompt image editing with cross-attention control",
+        (Paper("Hertz et al. 2022", "Prompt-to-Prompt image editing with cross attention control", "2208.01626"),),
+        ("26_prompt_to_prompt",),
+    ),
+    Stop(
+        POPULAR,
+        "Imagic",
+        (Paper("Kawar et al. 2022", "Imagic: text-based real image editing with diffusion models", "2210.09276"),),
+        ("27_imagic",),
+    ),
+    Stop(
+        POPULAR,
+        "MagicMix",
+        (Paper("Liew et al. 2022", "MagicMix: semantic mixing with diffusion models", "2210.16056"),),
+        ("28_magicmix",),
+    ),
+)
+
+_RATIO_ERROR = (
+    "Its standard error: the two shares' binomial errors, carried through the ratio (relative errors add in squares)."
+)
+
+CLAIMS: tuple[Claim, ...] = (
+    Claim(
+        "ddpm-prior",
+        "03_ddpm_forward",
+        "With T = 1,000 linear betas the last latent carries almost nothing of the image: "
+        "KL(q(x_T | x_0) || N(0, I)) is about 1e-5 bits/dim [Ho 2020, sec. 4]",
+        "Data: the shipped digits, 16x16, all 1,442 training images. Schedule: linear betas 1e-4 to 0.02, T = 1,000. "
+        "No network, no randomness. Margin: log10(3e-5) - log10(mean KL in bits/dim), so that it holds up to a factor "
+        "of 3. Its standard error: of the mean KL, from the spread over images, divided by ln(10) times the mean.",
+        State.HOLDS,
+        "Mean 1.88e-5, largest 2.32e-5 bits/dim; margin +0.203 +- 0.001. An image in [-1, 1] cannot exceed 2.91e-5.",
+    ),
+    Claim(
+        "ddpm-digits",
+        "04_ddpm_reverse",
+        "A network trained on noise prediction alone draws what it was shown: its unguided samples are recognised "
+        "almost as often as real test digits [Ho 2020, sec. 4]",
+        "Model: a U-Net trained in the notebook, steps and seed of the recipe `digits-live`; EMA weights. Samples: "
+        "2,000 with balanced labels, unguided, ancestral sampler with fixed-small variance and clipped x_0, 100 steps, "
+        "seed 0. Recognised: seen as the requested label with confidence above 0.9 by `digits-recogniser`. Margin: "
+        "recognised share / the share of the 355 real test digits - 0.85. " + _RATIO_ERROR,
+    ),
+    Claim(
+        "ddpm-variances",
+        "04_ddpm_reverse",
+        "The two fixed variances of the reverse step, posterior (small) and forward (large), give similar results at "
+        "1,000 steps [Ho 2020, sec. 3.2]",
+        "Model: the exact denoiser of a 1-D mixture, weights 0.3 and 0.7, means -0.6 and 0.5, standard deviation 0.15. "
+        "Schedule: linear betas, T = 1,000, every step. Samples: 20,000 with each variance, as 20 rows of 1,000 "
+        "independent numbers, from the same start (seed 1) and the same noise (seed 2). W: the exact 1-D "
+        "Wasserstein-1 distance to 20,000 draws of the data (seed 0). Margin: 0.02 - |W(small) - W(large)|. Its "
+        "standard error: the difference over 10 batches of 2,000 "
+        "(samples and data alike), their standard deviation divided by sqrt(10).",
+        State.HOLDS,
+        "W(small) = 0.0109, W(large) = 0.0116; margin +0.0193 +- 0.0005. At 1,000 steps both are as good as the draws.",
+    ),
+    Claim(
+        "ddpm-mnist",
+        "04_ddpm_reverse",
+        "The same on MNIST: unguided samples are recognised almost as often as real test digits [Ho 2020, sec. 4]",
+        "Model: `mnist` of the zoo, EMA weights. Samples: 500 with balanced labels, unguided, ancestral sampler with "
+        "fixed-small variance and clipped x_0, 100 steps, seed 0. Recognised: seen as the requested label with "
+        "confidence above 0.9 by `mnist-recogniser`. Margin: recognised share / the share of the 10,000 real test "
+        "images - 0.95. " + _RATIO_ERROR,
+    ),
+)
+
+
+def claims_of(notebook: str) -> tuple[Claim, ...]:
+    """The claims that a notebook measures."""
+    return tuple(claim for claim in CLAIMS if claim.notebook == notebook)
+
+
+def stops_of(notebook: str) -> tuple[Stop, ...]:
+    """The stops that a notebook teaches; none for 00_roadmap."""
+    return tuple(stop for stop in STOPS if notebook in stop.notebooks)
+
+
+def is_built(stop: Stop, notebooks: Collection[str]) -> bool:
+    """Whether a stop is built: all of its notebooks are among `notebooks`, and it has claims, all recorded."""
+    claims = [claim for notebook in stop.notebooks for claim in claims_of(notebook)]
+    written = all(notebook in notebooks for notebook in stop.notebooks)
+    return written and len(claims) > 0 and all(claim.recorded is not None for claim in claims)
+
+
+def notebooks_folder() -> Path:
+    """The clone's notebooks; FileNotFoundError outside a clone, since the installed package has none."""
+    clone = Path(__file__).parents[2]
+    if (clone / "pyproject.toml").exists() and (clone / "notebooks").is_dir():
+        return clone / "notebooks"
+    try:
+        urls = dict(line.split(", ", 1) for line in metadata.metadata("ddpm-path").get_all("Project-URL") or [])
+    except metadata.PackageNotFoundError:
+        urls = {}
+    address = urls.get("Repository", "<the repository's address>")
+    raise FileNotFoundError(
+        f"the notebooks are not part of the installed package: git clone {address}, then run this inside the clone"
+    )

@@ -1,0 +1,343 @@
+"""The reading path, executed: each notebook in a fresh Jupyter kernel, a page each, and the table of claims."""
+
+import base64
+import binascii
+import html
+import os
+import re
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import nbformat
+from jupyter_client.kernelspec import KernelSpecManager
+from jupyter_client.manager import AsyncKernelManager
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+from nbconvert import HTMLExporter
+from nbformat import NotebookNode
+
+from ddpm_path.lab import claims, roadmap
+from ddpm_path.lab.claims import Measurement
+from ddpm_path.lab.errors import unknown
+
+CELL_TIMEOUT = 1800  # seconds; no cell of the path should come near
+ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
+
+
+class Failure(NamedTuple):
+    """Where and how a notebook failed: the cell's number in brackets as Jupyter shows it, 0 if none ran."""
+
+    cell: int
+    line: str  # the cell's first line
+    error: str
+    traceback: str
+
+
+class Figure(NamedTuple):
+    """A PNG and what it shows in words."""
+
+    png: bytes
+    alt: str
+
+
+class Ran(NamedTuple):
+    """A notebook after its run."""
+
+    name: str
+    title: str
+    seconds: float
+    figure: Figure | None
+    failure: Failure | None
+
+
+def run(names: Sequence[str], notebooks: Path, out: Path) -> int:
+    """Execute notebooks in the path's order and answer the exit status: 0 if all is well, else 1.
+
+    names: numbers (03) or whole names; none means all. Into `out` go the executed copies, an HTML page each,
+    and index.html for this run. Status 1 means that a notebook failed, or that a claim of one that ran was not
+    measured or contradicts its record; the end of the output says which. ValueError for names that do not exist.
+    """
+    paths = select(names, notebooks)
+    measured_in = out / "claims"
+    measured_in.mkdir(parents=True, exist_ok=True)
+    for stale in measured_in.glob("*.json"):
+        stale.unlink()
+    done = []
+    for i, path in enumerate(paths):
+        print(f"[{i + 1}/{len(paths)}] {path.stem}", flush=True)
+        done.append(_run_one(path, out, measured_in))
+    measurements = claims.collect(measured_in)
+    (out / "index.html").write_text(_index(done, measurements), encoding="utf-8")
+    return _report(done, measurements, out)
+
+
+def select(names: Sequence[str], notebooks: Path) -> list[Path]:
+    """The notebooks of these numbers or names, in the path's order; all of them if there are no names."""
+    found = {path.stem: path for path in sorted(notebooks.glob("[0-9]*.ipynb"))}
+    if not found:
+        raise ValueError(f"no notebooks in {notebooks}")
+    chosen = set()
+    for name in names:
+        matches = [stem for stem in found if is_called(stem, name)]
+        if not matches:
+            coming = [notebook for stop in roadmap.STOPS for notebook in stop.notebooks if is_called(notebook, name)]
+            if coming:
+                raise ValueError(f"{coming[0]} is still to be written; there are {', '.join(found)}")
+            raise unknown("notebook", name, found)
+        chosen.update(matches)
+    return [path for stem, path in found.items() if stem in chosen or not names]
+
+
+def is_called(stem: str, name: str) -> bool:
+    """Whether a name means this notebook: '03_ddpm_forward', with or without its suffix, '03' or '3'."""
+    return stem == name.removesuffix(".ipynb") or (name.isdecimal() and stem.startswith(f"{int(name):02}_"))
+
+
+def _run_one(path: Path, out: Path, measured_in: Path) -> Ran:
+    """Execute one notebook and write its copy, its page and its first figure."""
+    started = time.monotonic()
+    try:
+        notebook = nbformat.read(path, as_version=4)  # type: ignore[no-untyped-call]
+    except ValueError as error:
+        print(f"  FAILED: {error}", flush=True)
+        return Ran(path.stem, path.stem, 0.0, None, Failure(0, "", f"not a notebook: {error}", ""))
+    failure = _execute(notebook, path.parent, measured_in)
+    seconds = time.monotonic() - started
+    figure = first_figure(notebook)
+    picture = out / f"{path.stem}.png"
+    if figure:
+        picture.write_bytes(figure.png)
+    else:
+        picture.unlink(missing_ok=True)
+    title = _title(notebook) or path.stem
+    nbformat.write(notebook, out / path.name)  # type: ignore[no-untyped-call]
+    (out / f"{path.stem}.html").write_text(_page(notebook, title), encoding="utf-8")
+    return Ran(path.stem, title, seconds, figure, failure)
+
+
+def _execute(notebook: NotebookNode, folder: Path, measured_in: Path) -> Failure | None:
+    """Run all code cells, in place, up to the first that fails."""
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs, cell.execution_count = [], None
+    cells = [(i, cell) for i, cell in enumerate(notebook.cells) if cell.cell_type == "code" and cell.source.strip()]
+    notebook.metadata.setdefault("language_info", {"name": "python"})
+    client = NotebookClient(
+        notebook,
+        timeout=CELL_TIMEOUT,
+        coalesce_streams=True,
+        extra_arguments=["--log-level=ERROR"],  # else each kernel warns of the loopback connection that we want
+        resources={"metadata": {"path": str(folder)}},
+    )
+    # Only ipykernel's own spec: an installed `python3` kernel may belong to another interpreter.
+    specs = KernelSpecManager(kernel_dirs=[])
+    client.km = AsyncKernelManager(kernel_name="python3", kernel_spec_manager=specs)
+    environment = {
+        **os.environ,
+        claims.FOLDER: str(measured_in.resolve()),
+        "MPLBACKEND": "module://matplotlib_inline.backend_inline",
+    }
+    number, first = 0, ""
+    try:
+        with client.setup_kernel(env=environment):
+            for number, (i, cell) in enumerate(cells, start=1):
+                first = cell.source.strip().splitlines()[0]
+                # The line is out before the cell runs, and its time after: readable while one waits and in a log.
+                print(f"  cell {number:2}/{len(cells)}  {_short(first, 60):60}", end="", flush=True)
+                started = time.monotonic()
+                client.execute_cell(cell, i, execution_count=number)
+                print(f" {time.monotonic() - started:6.1f} s", flush=True)
+    except CellExecutionError as error:
+        shown = "\n".join(line for output in cell.outputs for line in output.get("traceback", []))
+        failure = Failure(number, first, _short(f"{error.ename}: {error.evalue}", 500), _tail(shown))
+    except CellTimeoutError:
+        failure = Failure(number, first, f"TimeoutError: the cell ran for more than {CELL_TIMEOUT} s", "")
+    except DeadKernelError:
+        failure = Failure(number, first, "the kernel died: out of memory, perhaps", "")
+    else:
+        return None
+    print(f" FAILED\n  {failure.error}", flush=True)
+    return failure
+
+
+def _short(text: str, width: int) -> str:
+    """Text on one line, in plain characters and cut to a width."""
+    text = " ".join(ANSI.sub("", text).split())
+    return text if len(text) <= width else text[: width - 3] + "..."
+
+
+def _tail(traceback: str, lines: int = 24) -> str:
+    """A traceback without colours: its beginning in the cell, and its end."""
+    all_lines = ANSI.sub("", traceback).splitlines()
+    if len(all_lines) <= lines:
+        return "\n".join(all_lines)
+    return "\n".join([*all_lines[: lines // 2], "  ...", *all_lines[-lines // 2 :]])
+
+
+def _title(notebook: NotebookNode) -> str:
+    """The first heading, without its mark-up."""
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown" and (match := re.search(r"^# +(.+)$", cell.source, re.MULTILINE)):
+            return re.sub(r"[*`]|\[([^\]]*)\]\([^)]*\)", r"\1", match[1]).strip()
+    return ""
+
+
+def first_figure(notebook: NotebookNode) -> Figure | None:
+    """The first PNG among the outputs, with its alt text."""
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            figure = _figure(output.get("data", {}), output.get("metadata", {}))
+            if figure:
+                return figure
+    return None
+
+
+def _figure(data: Mapping[str, Any], described: Mapping[str, Any]) -> Figure | None:
+    """The PNG of one output, shown as such or as an <img> in HTML."""
+    text = data.get("text/html", "")
+    image = re.search(r"<img\b[^>]*>", text)
+    source = re.search(r"data:image/png;base64,([^\"']+)", image[0]) if image else None
+    try:
+        if image and source:
+            alt = re.search(r"\balt=([\"'])(.*?)\1", image[0], re.DOTALL)
+            return Figure(base64.b64decode(source[1]), html.unescape(alt[2]) if alt else "")
+        if "image/png" in data:
+            return Figure(base64.b64decode(data["image/png"]), alt_text(data, described))
+    except binascii.Error:  # not an image after all
+        return None
+    return None
+
+
+def alt_text(data: Mapping[str, Any], described: Mapping[str, Any]) -> str:
+    """An output's alt text: its metadata's `alt`, or its plain text unless that is only a figure's repr."""
+    alt = described.get("image/png", {}).get("alt") or described.get("alt")
+    plain = str(data.get("text/plain", ""))
+    return str(alt) if alt else "" if plain.startswith("<") else plain
+
+
+# Nothing but MathJax from the network: widgets are left out in favour of the text that stands beside them.
+PAGE = """{% extends 'lab/index.html.j2' %}
+{% block html_head_js_requirejs %}{% endblock %}
+{% block html_head_js_mermaidjs %}{% endblock %}
+{% block jupyter_widgets %}{% endblock %}
+{% block data_png scoped %}
+<div class="jp-RenderedImage jp-OutputArea-output">
+<img src="data:image/png;base64,{{ output.data['image/png'] | escape_html }}"
+alt="{{ output | alt_text | escape_html }}">
+</div>
+{% endblock %}
+"""
+SHOWN = ["text/html", "text/markdown", "image/svg+xml", "text/latex", "image/png", "image/jpeg", "text/plain"]
+
+
+def _page(notebook: NotebookNode, title: str) -> str:
+    """A notebook as a page that needs nothing beside it."""
+    describe = {"alt_text": lambda output: alt_text(output.data, output.metadata) or "A figure without a description"}
+    exporter = HTMLExporter(raw_template=PAGE, filters=describe)  # type: ignore[no-untyped-call]
+    exporter.config.NbConvertBase.display_data_priority = SHOWN
+    body, _ = exporter.from_notebook_node(notebook, {"metadata": {"name": title}})
+    return re.sub(r'href="(\w+)\.ipynb"', r'href="\1.html"', body)  # from page to page
+
+
+STYLE = """
+:root { color-scheme: light dark; --ink: #1d2129; --soft: #5d6675; --paper: #fff; --card: #f5f6f8; --line: #d9dde3;
+  --good: #146c36; --open: #80560a; --bad: #b3261e; --link: #0b57b0 }
+@media (prefers-color-scheme: dark) { :root { --ink: #e7e9ee; --soft: #a3abb8; --paper: #14171c; --card: #1e232b;
+  --line: #353c47; --good: #6fce92; --open: #e3b55a; --bad: #ff8a80; --link: #8ab8ff } }
+body { margin: 0 auto; max-width: 70rem; padding: 1.5rem 1rem 4rem; background: var(--paper); color: var(--ink);
+  font: 1rem/1.5 system-ui, sans-serif }
+main { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fill, minmax(min(100%, 20rem), 1fr)) }
+article { background: var(--card); border: 1px solid var(--line); border-radius: .5rem; padding: 1rem;
+  overflow-wrap: anywhere }
+article img { width: 100%; height: auto; border-radius: .25rem; background: #fff }
+h1, h2 { line-height: 1.25 } h2 { margin: .25rem 0 .5rem; font-size: 1.15rem }
+a { color: var(--link) } ul { margin: .75rem 0 0; padding: 0; list-style: none } li { margin-top: .5rem }
+p { margin: 0 } .lead { margin-bottom: 1.5rem } small, .time { color: var(--soft); font-size: .875rem }
+.good { color: var(--good) } .open { color: var(--open) } .bad { color: var(--bad) }
+"""
+
+
+def _index(done: Sequence[Ran], measurements: Mapping[str, Measurement]) -> str:
+    """The front page of a run: each notebook with its stop, first figure, time and claims."""
+    cards = "\n".join(_card(ran, measurements) for ran in done)
+    return f"""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>The reading path</title>
+<style>{STYLE}</style>
+</head>
+<body>
+<h1>The reading path</h1>
+<p class="time lead">Notebooks run: {len(done)}, in {_duration(sum(ran.seconds for ran in done))}. The number beside a
+claim is a margin, positive where the claim is true, and its standard error.</p>
+<main>
+{cards}
+</main>
+</body>
+</html>
+"""
+
+
+def _card(ran: Ran, measurements: Mapping[str, Measurement]) -> str:
+    link = f'<a href="{ran.name}.html">'
+    stops = " · ".join(stop.title for stop in roadmap.stops_of(ran.name)) or "The roadmap"
+    lines = [f"<article>\n<small>{html.escape(stops)}</small>", f"<h2>{link}{html.escape(ran.title)}</a></h2>"]
+    if ran.figure:
+        alt = html.escape(ran.figure.alt or f"The first figure of {ran.title}")
+        lines.append(f'{link}<img src="{ran.name}.png" alt="{alt}"></a>')
+    lines.append(f'<p class="time">{html.escape(ran.name)}, {_duration(ran.seconds)}</p>')
+    if ran.failure:
+        lines.append(
+            f'<p class="bad">Failed at {html.escape(_place(ran.failure))}: {html.escape(ran.failure.error)}</p>'
+        )
+    items = "".join(_item(claim, measurements.get(claim.key)) for claim in roadmap.claims_of(ran.name))
+    if items:
+        lines.append(f"<ul>{items}</ul>")
+    return "\n".join([*lines, "</article>"])
+
+
+def _item(claim: roadmap.Claim, measured: Measurement | None) -> str:
+    statement = html.escape(claim.statement)
+    if measured is None:
+        return f'<li>{statement}: <strong class="bad">not measured</strong></li>'
+    state = claims.state_of(measured.margin, measured.error)
+    bad = claims.failed(claim, measured)
+    colour = "bad" if bad else "good" if state == roadmap.State.HOLDS else "open"
+    number = f"{measured.margin:+.3g} ± {measured.error:.2g}"
+    return (
+        f'<li>{statement}: <strong class="{colour}">{state.value}</strong> '
+        f"<small>{number}, {html.escape(claims.verdict(claim, measured))}</small></li>"
+    )
+
+
+def _place(failure: Failure) -> str:
+    return f"cell [{failure.cell}] {failure.line}" if failure.cell else "the start"
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds // 60:.0f} min {seconds % 60:.0f} s"
+
+
+def _report(done: Sequence[Ran], measurements: Mapping[str, Measurement], out: Path) -> int:
+    """Print how the run went, and answer its exit status."""
+    of_this_run = [claim for ran in done for claim in roadmap.claims_of(ran.name)]
+    broken = [(ran.name, ran.failure) for ran in done if ran.failure]
+    wrong = [claim for claim in of_this_run if claims.failed(claim, measurements.get(claim.key))]
+    if of_this_run:
+        print("\n" + claims.table(of_this_run, measurements))
+    for name, failure in broken:
+        print(f"\nFAILED: {name}, {_place(failure)}\n  {failure.error}")
+        if failure.traceback:
+            print("  " + failure.traceback.replace("\n", "\n  "))
+    print()
+    for claim in wrong:
+        print(f"{claims.verdict(claim, measurements.get(claim.key))}: {claim.key}, a claim of {claim.notebook}")
+    seconds = _duration(sum(ran.seconds for ran in done))
+    print(
+        f"{len(done) - len(broken)} of {len(done)} notebooks ran through, {seconds}: {out / 'index.html'}", flush=True
+    )
+    return 1 if broken or wrong else 0

@@ -1,0 +1,186 @@
+"""The command line: what it prints, what it passes on, and one clear line for what a user can mend."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from ddpm_path.__main__ import listing, main
+from ddpm_path.lab import plots, roadmap, runner, train, zoo
+from ddpm_path.schedule import Discrete, linear_betas
+
+Capture = pytest.CaptureFixture[str]
+
+
+class Shown(list[Tensor]):
+    """The images that a command drew, and where."""
+
+    path: Path
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> Shown:
+    """A zoo of one model that answers the noise of all-1/4 images for label 1, of 3/4 else; and what was drawn."""
+    schedule = Discrete.from_betas(linear_betas())
+    shown = Shown()
+
+    def net(x: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
+        scale, std = (c.float().view(-1, 1, 1, 1) for c in schedule(t))
+        x0 = 0.25 if label is not None and bool((label == 1).all()) else 0.75
+        return (x - scale * x0) / std
+
+    def card(name: str) -> dict[str, Any]:
+        assert name == "toy"
+        return {"recipe": {"net": {"channels": 2, "widths": [8]}}, "size": 4, "classes": ["cat", "dog"]}
+
+    def grid(images: Tensor, columns: int) -> Figure:
+        shown.append(images)
+        return Figure()
+
+    def save(figure: Figure, path: Path) -> None:
+        shown.path = path
+
+    monkeypatch.setattr(zoo, "card", card)
+    monkeypatch.setattr(zoo, "load", lambda name: (net, schedule))
+    monkeypatch.setattr(plots, "grid", grid)
+    monkeypatch.setattr(plots, "save", save)
+    return shown
+
+
+def fails(arguments: list[str], capsys: Capture) -> str:
+    """The error of a command: status 2 and one line."""
+    assert main(arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith("ddpm-path: error: ")
+    assert captured.err.count("\n") == 1
+    assert captured.out == ""
+    return captured.err
+
+
+def test_list_shows_every_stop_within_120_columns(capsys: Capture) -> None:
+    assert main(["list"]) == 0
+    table = capsys.readouterr().out
+    assert max(map(len, table.splitlines())) <= 120
+    for stop in roadmap.STOPS:
+        assert stop.title.split()[0] in table
+        for paper in stop.papers:
+            assert (paper.arxiv or "Distill") in table
+        for notebook in stop.notebooks:
+            assert notebook in table
+    starts = [table.index(notebook) for stop in roadmap.STOPS for notebook in stop.notebooks]
+    assert starts == sorted(starts)
+
+
+def test_list_tells_built_from_open(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    stop = roadmap.Stop("1 Step", "A stop", (roadmap.Paper("A 2020", "T", "2001.00001"),), ("01_a",))
+    later = roadmap.Stop("1 Step", "Later", (roadmap.Paper("B 2021", "U", None),), ("02_b",))
+    known = (
+        roadmap.Claim("x", "01_a", "", "", roadmap.State.HOLDS, "r"),
+        roadmap.Claim("y", "01_a", "", "", roadmap.State.FAILS, "r"),
+        roadmap.Claim("z", "02_b", "", ""),
+    )
+    monkeypatch.setattr(roadmap, "STOPS", (stop, later))
+    monkeypatch.setattr(roadmap, "CLAIMS", known)
+    monkeypatch.setattr(roadmap, "notebooks_folder", lambda: tmp_path)
+    assert "built" not in listing(), "its notebook is not written"
+    (tmp_path / "01_a.ipynb").touch()
+    lines = [line.split() for line in listing().splitlines()]
+    assert ["A", "stop", "A", "2020,", "2001.00001", "01_a", "built", "1", "hold"] in lines
+    assert ["1", "fail"] in lines
+    assert ["Later", "B", "2021,", "Distill", "02_b", "open", "1", "to", "measure"] in lines
+
+
+def test_sample_draws_what_the_model_knows(drawn: Shown, tmp_path: Path, capsys: Capture) -> None:
+    out = tmp_path / "grid.png"
+    command = ["sample", "toy", "--steps", "10", "--n", "3", "--seed", "5", "--out", str(out)]
+    assert main([*command, "--label", "dog"]) == 0
+    assert "3 samples of toy, 10 steps of ancestral, seed 5" in capsys.readouterr().out
+    assert drawn.path == out
+    assert drawn[0].shape == (3, 2, 4, 4)
+    torch.testing.assert_close(drawn[0], torch.full((3, 2, 4, 4), 0.25), atol=1e-5, rtol=0)
+    assert main(command) == 0  # no label
+    torch.testing.assert_close(drawn[1], torch.full((3, 2, 4, 4), 0.75), atol=1e-5, rtol=0)
+
+
+def test_sample_is_set_by_seed_and_sampler(drawn: Shown, monkeypatch: pytest.MonkeyPatch) -> None:
+    schedule = Discrete.from_betas(linear_betas())
+    monkeypatch.setattr(zoo, "load", lambda name: (lambda x, t, label=None: 0.5 * x, schedule))
+    command = ["sample", "toy", "--steps", "5", "--n", "2"]
+    for more in ([], [], ["--seed", "1"], ["--sampler", "ancestral-large"], ["--n", "1"]):
+        assert main([*command, *more]) == 0
+    first, again, seeded, large, one = drawn
+    assert torch.equal(first, again)
+    assert not torch.equal(first, seeded)
+    assert not torch.equal(first, large)
+    torch.testing.assert_close(first[:1], one)
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--label", "dogs"], "no class 'dogs': did you mean 'dog'? There are cat, dog"),
+        (["--sampler", "ancestrall"], "did you mean 'ancestral'? There are ancestral, ancestral-large"),
+        (["--steps", "0"], "0 steps on a chain of 1000: choose between 1 and 1000"),
+        (["--steps", "1001"], "choose between 1 and 1000"),
+        (["--out", "grid.jpeg"], "give a name like grid.png"),
+        (["--seed", "-1"], "a seed is a whole number"),
+    ],
+)
+def test_sample_says_what_to_change(drawn: Shown, more: list[str], message: str, capsys: Capture) -> None:
+    assert message in fails(["sample", "toy", *more], capsys)
+    assert drawn == []
+
+
+def test_unknown_models_and_classifiers_do_not_draw(capsys: Capture) -> None:
+    assert "no model 'digit': did you mean 'digits'? There are digits, " in fails(["sample", "digit"], capsys)
+    assert "is a classifier for the metrics" in fails(["sample", "digits-recogniser"], capsys)
+
+
+def test_train_passes_on_name_folder_and_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(train, "train_recipe", lambda name, out, steps: calls.append((name, out, steps)))
+    assert main(["train", "digits"]) == 0
+    assert main(["train", "mnist", "--out", "here", "--steps", "7"]) == 0
+    assert calls == [("digits", Path("build/train/digits"), None), ("mnist", Path("here"), 7)]
+
+
+def test_train_of_an_unknown_recipe(capsys: Capture) -> None:
+    assert "did you mean 'digits'" in fails(["train", "digit"], capsys)
+
+
+@pytest.mark.parametrize("arguments", [[], ["walk"], ["sample"], ["train", "digits", "--steps", "0"]])
+def test_wrong_usage_exits_with_2(arguments: list[str], capsys: Capture) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 2
+
+
+def test_run_passes_on_names_and_status(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: Capture) -> None:
+    notebooks = tmp_path / "notebooks"
+    notebooks.mkdir()
+    (notebooks / "03_ddpm_forward.ipynb").touch()
+    monkeypatch.setattr(roadmap, "notebooks_folder", lambda: notebooks)
+    assert "did you mean '03_ddpm_forward'" in fails(["run", "03_forward"], capsys)
+    calls: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(runner, "run", lambda *given: calls.append(given) or 1)
+    assert main(["run", "03", "04"]) == 1
+    assert calls == [(["03", "04"], notebooks, tmp_path / "build" / "path")]
+
+
+def test_run_outside_a_clone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: Capture) -> None:
+    monkeypatch.setattr(roadmap, "__file__", str(tmp_path / "site" / "ddpm_path" / "lab" / "roadmap.py"))
+    assert "git clone" in fails(["run"], capsys)
+    assert "03_ddpm_forward" in listing(), "the table needs no clone"
+
+
+def test_help_is_fast_and_imports_no_torch() -> None:
+    code = "import sys\nfrom ddpm_path.__main__ import _parser\n_parser()\nprint('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
+    done = subprocess.run([sys.executable, "-m", "ddpm_path", "--help"], capture_output=True, text=True, check=True)
+    assert all(command in done.stdout for command in ("list", "run", "train", "sample"))
