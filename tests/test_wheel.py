@@ -38,7 +38,9 @@ def test_plain_pip_install_samples_outside_the_clone(tmp_path):
     assert sampled.stdout.strip() == "sampled (4, 1, 16, 16)", sampled.stderr
     where = call(python, "-c", "import ddpm_path; print(ddpm_path.__file__)")
     assert str(CLONE) not in where.stdout
-    typed = call(python, "-c", "from importlib.resources import files; assert (files('ddpm_path') / 'py.typed').is_file()")
+    typed = call(
+        python, "-c", "from importlib.resources import files; assert (files('ddpm_path') / 'py.typed').is_file()"
+    )
     assert typed.returncode == 0, typed.stderr
 
     outside = call(binaries / "ddpm-path", "run")
