@@ -28,6 +28,7 @@ class GaussianMixture:
             raise ValueError(f"means {(K, D)} want weights {(K,)} and covariances {(K, D, D)}")
         if bool((self.weights <= 0).any()) or abs(float(self.weights.sum()) - 1) > 1e-6:
             raise ValueError("weights must be positive and sum to 1")
+        self.weights = self.weights / self.weights.sum()  # to the last digit, also if they came in float32
         # Noise adds std^2 to every eigenvalue and leaves the eigenvectors, so one decomposition serves all levels.
         self.eigenvalues, self.axes = torch.linalg.eigh(self.covariances)  # (K, D), (K, D, D)
         if bool((self.eigenvalues <= 0).any()):

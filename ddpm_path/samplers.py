@@ -119,7 +119,8 @@ def last(states: Iterator[State]) -> Tensor:
 
 
 def _batch(t: float, x: Tensor) -> Tensor:
-    return torch.full((len(x),), float(t), device=x.device)
+    # At least float32: half precision cannot tell t = 999 from 1000.
+    return torch.full((len(x),), float(t), dtype=torch.promote_types(x.dtype, torch.float32), device=x.device)
 
 
 def _predict(eps_fn: EpsFn, x: Tensor, t: float) -> Tensor:

@@ -75,6 +75,7 @@ class Discrete:
                 stacklevel=2,
             )
         self.alpha_bar = table
+        self.scale, self.std = table.sqrt(), (1 - table).sqrt()
         self.log_ratio = 0.5 * (torch.log1p(-table[1:]) - table[1:].log())  # (T,), entry i is time i + 1
 
     @classmethod
@@ -91,11 +92,13 @@ class Discrete:
     def __call__(self, t: Tensor | float) -> Level:
         """The level (scale, std) at t; ValueError unless t = 0 or 1 <= t <= T."""
         time = _in_range(t, self.T)
+        whole = time.long()
+        if bool((whole == time).all()):
+            return self.scale[whole], self.std[whole]
         if bool(((time > 0) & (time < 1)).any()):
             raise ValueError("0 < t < 1 lies between the data and the first noise level: use t = 0 or t >= 1")
-        below = (time.floor().long() - 1).clamp(0, max(self.T - 2, 0))  # (*t,) the level under t
-        above = (below + 1).clamp(max=self.T - 1)
-        log_ratio = torch.lerp(self.log_ratio[below], self.log_ratio[above], (time - below - 1).clamp(min=0))
+        below = (whole - 1).clamp(0, self.T - 2)  # (*t,) the level under t
+        log_ratio = torch.lerp(self.log_ratio[below], self.log_ratio[below + 1], (time - below - 1).clamp(min=0))
         # With r = std / scale and scale^2 + std^2 = 1: std^2 = sigmoid(2 log r), without cancellation.
         scale, std = torch.sigmoid(-2 * log_ratio).sqrt(), torch.sigmoid(2 * log_ratio).sqrt()
         return torch.where(time > 0, scale, 1.0), torch.where(time > 0, std, 0.0)
@@ -197,7 +200,8 @@ def on_schedule(eps_fn: EpsFn, trained: Schedule, wanted: Schedule) -> EpsFn:
         scale, std = wanted(t)
         time = trained.time_at(std / scale)
         factor = trained(time)[0] / scale
-        return eps_fn(x * factor.to(x).view(-1, *[1] * (x.ndim - 1)), time.to(t.device))
+        time = time.to(x.device, torch.promote_types(x.dtype, torch.float32))
+        return eps_fn(x * factor.to(x).view(-1, *[1] * (x.ndim - 1)), time)
 
     return eps_wanted
 

@@ -154,7 +154,7 @@ class UNet(nn.Module):
     def forward(self, x: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
         """x (B, C, H, W), t (B,) in steps of the chain, label (B,) or None for the null label."""
         self._check(x, label)
-        cond = self.time(time_embedding(t, self.embedding))
+        cond = self.time(time_embedding(t, self.embedding).to(x.dtype))
         if self.label is not None:
             if label is None:
                 label = torch.full((len(x),), self.classes, device=x.device)

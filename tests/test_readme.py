@@ -45,5 +45,7 @@ def test_commands_succeed(command, tmp_path):
 def test_the_make_targets_it_names_exist():
     makefile = (Path(__file__).parent.parent / "Makefile").read_text(encoding="utf-8")
     targets = set(re.findall(r"^([a-z]+):", makefile, flags=re.MULTILINE))
-    named = set(re.findall(r"\bmake ([a-z]+)\b", " ".join(text for language, text in BLOCKS if language == "sh")))
+    named = set(
+        re.findall(r"^make ([a-z]+)\b", "".join(text for language, text in BLOCKS if language == "sh"), re.MULTILINE)
+    )
     assert named and named <= targets

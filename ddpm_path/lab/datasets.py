@@ -59,8 +59,8 @@ def to_display(images: Tensor) -> Tensor:
 
 def check_images(images: Tensor) -> None:
     """ValueError unless images are finite floats (N, C, H, W) that span no more than [-1, 1], nor [0, 1] only."""
-    if images.ndim != 4 or not images.is_floating_point():
-        raise ValueError(f"images are floats (N, C, H, W); got {tuple(images.shape)} {images.dtype}")
+    if images.ndim != 4 or len(images) == 0 or not images.is_floating_point():
+        raise ValueError(f"images are floats (N, C, H, W), at least one; got {tuple(images.shape)} {images.dtype}")
     bad = (~images.flatten(1).isfinite().all(1)).nonzero().flatten()
     if len(bad):
         raise ValueError(f"{len(bad)} images hold NaN or infinity, the first is number {int(bad[0])}: leave them out")

@@ -124,15 +124,15 @@ def coverage(real: Tensor, samples: Tensor, neighbours: int = 5) -> float:
 
     Both (N, ...), flattened; compare it with the coverage that a real hold-out of equal size reaches.
     """
-    real, samples = real.flatten(1), samples.flatten(1)
+    real, samples = real.flatten(1).double(), samples.flatten(1).double()  # float32 sees 0.01 between equal images
     radius = torch.cdist(real, real).kthvalue(neighbours + 1, dim=1).values  # the nearest is the item itself
     return float((torch.cdist(real, samples).amin(1) < radius).double().mean())
 
 
 def nearest(images: Tensor, training: Tensor, chunk: int = 5000) -> Tensor:
     """The distance of each image to its nearest training image, (N,), in pixels' units."""
-    flat = images.flatten(1)
-    parts = [torch.cdist(flat, part.flatten(1)).amin(1) for part in torch.split(training, chunk)]
+    flat = images.flatten(1).double()
+    parts = [torch.cdist(flat, part.flatten(1).double()).amin(1) for part in torch.split(training, chunk)]
     return torch.stack(parts).amin(0)
 
 

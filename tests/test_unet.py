@@ -1,0 +1,266 @@
+import pytest
+import torch
+from diffusers.models.embeddings import get_timestep_embedding
+from helpers import seeded
+
+from ddpm_path.unet import Attention, ResBlock, UNet, time_embedding, zero
+
+TIGHT = {"atol": 1e-5, "rtol": 1e-5}  # float32, a few dozen layers, values near 1
+
+
+def images(n=3, channels=1, size=16, seed=0):
+    return torch.randn(n, channels, size, size, generator=seeded(seed))
+
+
+def fresh(**changes):
+    torch.manual_seed(0)
+    settings = {"channels": 1, "widths": (16, 32), "attention": (1,), "head_width": 16, "classes": 3}
+    return UNet(**(settings | changes)).eval()
+
+
+def shaken(module, seed=0):
+    """The module with every parameter moved, so that nothing is hidden behind a branch that starts at 0."""
+    generator = seeded(seed)
+    with torch.no_grad():
+        for p in module.parameters():
+            p += 0.1 * torch.randn(p.shape, generator=generator)
+    return module
+
+
+@pytest.fixture(autouse=True)
+def _own_randomness():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        yield
+
+
+# --- parts
+
+
+@pytest.mark.parametrize("dim", [8, 48, 128])
+def test_ho2020_time_embedding_equals_diffusers(dim):
+    t = torch.tensor([0.0, 1.0, 2.5, 500.0, 999.0, 1000.0])
+    true = get_timestep_embedding(t, dim, flip_sin_to_cos=False, downscale_freq_shift=1)
+    torch.testing.assert_close(time_embedding(t, dim), true, atol=3e-5, rtol=0)  # float32 angles up to 1,000
+    torch.testing.assert_close(time_embedding(t.long(), dim), time_embedding(t.long().float(), dim))
+    torch.testing.assert_close(time_embedding(t.double(), dim), time_embedding(t, dim))
+
+
+def test_vaswani2017_time_embedding_starts_at_frequency_1_and_ends_at_one_over_10000():
+    angles = torch.tensor([0.3, 3e-5])
+    emb = time_embedding(torch.tensor([0.3]), 10)[0]
+    torch.testing.assert_close(emb[[0, 4, 5, 9]], torch.cat([angles.sin(), angles.cos()]))
+
+
+def test_zero_clears_weights_and_bias():
+    conv = zero(torch.nn.Conv2d(3, 4, 3))
+    assert float(conv(images(channels=3)).detach().abs().max()) == 0
+
+
+@pytest.mark.parametrize("out_channels", [16, 32])
+def test_dhariwal2021_a_fresh_residual_block_is_its_skip(out_channels):
+    block = ResBlock(16, out_channels, 8, 8, 0.0)
+    x = images(channels=16)
+    torch.testing.assert_close(block(x, torch.randn(3, 8)), block.skip(x), atol=0, rtol=0)
+
+
+def test_dhariwal2021_sec3_adaptive_group_norm_spelled_out():
+    """AdaGN(h) = (1 + y_s) GroupNorm(h) + y_b after the first convolution, then SiLU and the second."""
+    block, x, cond = shaken(ResBlock(16, 32, 8, 4, 0.0)), images(channels=16), torch.randn(3, 8)
+
+    def group_norm(h, norm):
+        parts = h.view(len(h), 4, -1)
+        parts = (parts - parts.mean(2, keepdim=True)) / (parts.var(2, correction=0, keepdim=True) + 1e-5).sqrt()
+        return parts.view_as(h) * norm.weight[:, None, None] + norm.bias[:, None, None]
+
+    def silu(h):
+        return h / (1 + (-h).exp())
+
+    h = block.conv1(silu(group_norm(x, block.norm1)))
+    y_s, y_b = block.condition(cond)[:, :32], block.condition(cond)[:, 32:]
+    h = group_norm(h, block.norm2) * (1 + y_s[:, :, None, None]) + y_b[:, :, None, None]
+    torch.testing.assert_close(block(x, cond), block.skip(x) + block.conv2(silu(h)), **TIGHT)
+
+
+def test_dropout_acts_in_training_only():
+    block, x, cond = shaken(ResBlock(16, 16, 8, 8, 0.5)), images(channels=16), torch.randn(3, 8)
+    assert not torch.equal(block.train()(x, cond), block(x, cond))
+    assert torch.equal(block.eval()(x, cond), block(x, cond))
+
+
+def test_fresh_attention_is_the_identity():
+    x = images(channels=32)
+    assert torch.equal(Attention(32, 16, 8)(x), x)
+
+
+def softmax_edit(q, k, v):
+    return (q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5).softmax(-1) @ v
+
+
+@pytest.mark.parametrize("head_width", [8, 32])
+def test_attention_equals_a_loop_over_heads_and_positions(head_width):
+    attention, x = shaken(Attention(32, head_width, 8), seed=3), images(n=2, channels=32, size=4)
+    x = x[:, :, :, :3]  # not square: rows and columns cannot be exchanged unseen
+    qkv = attention.qkv(attention.norm(x))  # (B, 96, 4, 3): all q, then all k, then all v
+    mixed = torch.zeros(2, 32, 4, 3)
+    for head in range(32 // head_width):
+        q, k, v = (qkv[:, part + head * head_width :][:, :head_width].flatten(2) for part in (0, 32, 64))  # (B, d, L)
+        weight = (torch.einsum("bdi,bdj->bij", q, k) / head_width**0.5).softmax(-1)
+        mixed[:, head * head_width :][:, :head_width] = torch.einsum("bij,bdj->bdi", weight, v).view(2, -1, 4, 3)
+    torch.testing.assert_close(attention(x), x + attention.out(mixed), **TIGHT)
+
+
+def test_attention_edit_that_recomputes_softmax_changes_nothing_and_sees_every_head():
+    attention, x, seen = shaken(Attention(32, 8, 8), seed=3), images(channels=32, size=4), []
+    before = attention(x)
+
+    def edit(q, k, v):
+        seen.append(q.shape)
+        return softmax_edit(q, k, v)
+
+    attention.edit = edit
+    torch.testing.assert_close(attention(x), before, **TIGHT)
+    assert seen == [(3, 4, 16, 8)]
+    attention.edit = lambda q, k, v: torch.zeros_like(v)
+    torch.testing.assert_close(attention(x), x + attention.out.bias[:, None, None])
+
+
+def test_attention_edits_inside_the_network():
+    net, x, t = shaken(fresh()), images(), torch.tensor([1.0, 500.0, 1000.0])
+    before, calls = net(x, t), []
+
+    def edit(q, k, v):
+        calls.append(1)
+        return softmax_edit(q, k, v)
+
+    for module in net.modules():
+        if isinstance(module, Attention):
+            module.edit = edit
+    torch.testing.assert_close(net(x, t), before, **TIGHT)
+    assert len(calls) == 4  # one level of two: one block down, one in the middle, two up
+
+
+# --- the whole
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"patch": 2},
+        {"patch": 4, "widths": (16,), "attention": ()},
+        {"widths": (16, 32, 48), "blocks": 2, "attention": (0, 2)},
+        {"channels": 3, "out_channels": 6, "classes": 0},
+        {"patch": 2, "channels": 3, "out_channels": 6},
+    ],
+)
+def test_ho2020_appB_a_fresh_network_answers_0_in_the_right_shape(changes):
+    net = fresh(**changes)
+    channels = changes.get("channels", 1)
+    for height, width in [(16, 16), (8, 24)]:
+        x = torch.randn(2, channels, height, width)
+        out = net(x, torch.tensor([1.0, 1000.0]))
+        assert out.shape == (2, changes.get("out_channels", channels), height, width)
+        assert float(out.detach().abs().max()) == 0
+        assert float(shaken(fresh(**changes))(x, torch.tensor([1.0, 1000.0])).detach().abs().max()) > 1e-3
+
+
+def test_no_label_is_the_null_label():
+    net, x, t = shaken(fresh()), images(), torch.tensor([1.0, 500.0, 1000.0])
+    assert torch.equal(net(x, t), net(x, t, torch.tensor([3, 3, 3])))
+
+
+def test_label_and_time_of_each_sample_matter_to_it_alone():
+    net, x, t, label = shaken(fresh()), images(), torch.tensor([1.0, 500.0, 1000.0]), torch.tensor([0, 1, 2])
+    out = net(x, t, label)
+    for other in (
+        net(x, t, torch.tensor([0, 2, 2])),
+        net(x, torch.tensor([1.0, 501.0, 1000.0]), label),
+        net(torch.cat([x[:1], x[1:2] + 1, x[2:]]), t, label),
+    ):
+        change = (other - out).detach().abs().flatten(1).amax(1)
+        assert float(change[1]) > 1e-3 and float(change[[0, 2]].max()) < 1e-5
+
+
+def test_shuffling_the_batch_shuffles_the_answers():
+    net, x, t, label = shaken(fresh(patch=2)), images(n=5), torch.rand(5) * 1000, torch.tensor([0, 1, 2, 3, 0])
+    order = torch.tensor([3, 0, 4, 1, 2])
+    torch.testing.assert_close(net(x[order], t[order], label[order]), net(x, t, label)[order], **TIGHT)
+
+
+@pytest.mark.parametrize("changes", [{}, {"patch": 2, "blocks": 2, "attention": (0, 1)}, {"classes": 0}])
+def test_every_parameter_is_used(changes):
+    net = shaken(fresh(**changes))
+    label = torch.tensor([0, 1, 2, 3]) if changes.get("classes", 3) else None
+    net(images(n=4), torch.tensor([1.0, 20.0, 500.0, 1000.0]), label).square().sum().backward()
+    for name, p in net.named_parameters():
+        assert p.grad is not None and float(p.grad.abs().max()) > 1e-6, name
+        if name == "label.weight":
+            assert bool((p.grad.abs().amax(1) > 1e-6).all())
+
+
+def test_ronneberger2015_detail_crosses_by_the_skips():
+    """With the lower level cut off, a pixel still reaches its own place in the output: the finest skips carry it."""
+    net, x, t = shaken(fresh()), images(n=1).requires_grad_(), torch.tensor([500.0])
+    net.middle[0].block.register_forward_hook(lambda module, args, out: torch.zeros_like(out))
+    net.down[1][0].block.register_forward_hook(lambda module, args, out: torch.zeros_like(out))
+    (reach,) = torch.autograd.grad(net(x, t)[0, 0, 8, 8], x)
+    assert float(reach[0, 0, 8, 8].abs()) > 1e-3
+
+
+def test_attention_and_depth_see_the_whole_image():
+    net, x, t = shaken(fresh(widths=(16, 32, 32), attention=(2,))), images(n=1).requires_grad_(), torch.tensor([500.0])
+    (reach,) = torch.autograd.grad(net(x, t)[0, 0, 0, 0], x)
+    assert float(reach[0, 0, 15, 15].abs()) > 0
+
+
+@pytest.mark.parametrize(("patch", "widths"), [(1, (16,)), (2, (16, 32)), (4, (16, 32)), (2, (16, 32, 32))])
+def test_the_space_to_depth_stem_works_on_a_grid_smaller_by_patch(patch, widths):
+    net, sizes = fresh(patch=patch, widths=widths, attention=()), []
+    for stage in net.down:
+        stage[0].register_forward_hook(lambda module, args, out: sizes.append(out.shape[2:]))
+    net(images(size=32), torch.ones(3))
+    assert sizes == [(32 // patch // 2**i,) * 2 for i in range(len(widths))]
+    assert net.multiple == patch * 2 ** (len(widths) - 1)
+
+
+def test_a_pixel_comes_out_where_it_went_in():
+    """The head undoes the stem's shuffle: each sub-pixel of a patch keeps its place and its channel."""
+    net = fresh(channels=3, patch=2, widths=(16,), attention=(), head_width=16, groups=8, classes=0)
+    x = images(n=1, channels=3, size=8)
+    given = {}
+    net.stem.register_forward_hook(lambda module, args, out: given.update(stem=args[0]))
+    net.head.register_forward_hook(lambda module, args, out: given["stem"])
+    assert torch.equal(net(x, torch.ones(1)), x)
+
+
+# --- refusals
+
+
+@pytest.mark.parametrize(("size", "words"), [(28, "nearest legal sizes 24, 32"), (4, "nearest legal sizes 8")])
+def test_illegal_sizes_are_refused_with_the_nearest_legal_ones(size, words):
+    net = fresh(patch=2, widths=(16, 32, 32), attention=())
+    with pytest.raises(ValueError, match=f"{size} is not divisible by 8: {words}$"):
+        net(images(size=size), torch.ones(3))
+    with pytest.raises(ValueError, match="not divisible"):
+        net(torch.zeros(1, 1, 16, 12), torch.ones(1))
+
+
+@pytest.mark.parametrize("x", [torch.zeros(2, 3, 16, 16), torch.zeros(1, 16, 16)])
+def test_images_of_another_kind_are_refused(x):
+    with pytest.raises(ValueError, match=r"images are \(B, 1, H, W\)"):
+        fresh()(x, torch.ones(2))
+
+
+def test_illegal_widths_are_refused():
+    for changes in ({"widths": (16, 36)}, {"widths": (16, 24)}):
+        with pytest.raises(ValueError, match="must be divisible"):
+            fresh(**changes)
+
+
+def test_illegal_labels_are_refused():
+    for label in (torch.tensor([0, 1, 4]), torch.tensor([0, -1, 2])):
+        with pytest.raises(ValueError, match="labels run from 0 to 2, and 3 is the null label"):
+            fresh()(images(), torch.ones(3), label)
+    with pytest.raises(ValueError, match="without labels"):
+        fresh(classes=0)(images(), torch.ones(3), torch.zeros(3).long())
