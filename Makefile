@@ -17,11 +17,13 @@ test: .venv/installed-test
 lab: .venv/installed
 	$(BIN)/jupyter lab notebooks/00_roadmap.ipynb
 
-# Executes every text twin and writes the notebook beside it; `make notebooks/04_ddpm_reverse.ipynb` for one.
+# Executes every text twin that changed and writes the notebook beside it.
 notebooks: $(patsubst notebooks/scripts/%.py,notebooks/%.ipynb,$(wildcard notebooks/scripts/*.py))
 
 notebooks/%.ipynb: notebooks/scripts/%.py | .venv/installed-test
-	$(BIN)/jupytext --quiet --set-kernel python3 --to ipynb --execute --output $@ $<
+	$(BIN)/jupytext --quiet --set-kernel python3 --to ipynb --output $@ $<
+	$(BIN)/python -m ddpm_path run $*
+	cp build/path/$*.ipynb $@
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

@@ -14,6 +14,7 @@ from ddpm_path.lab.metrics import (
     Result,
     _jitter,
     accuracy,
+    by_heart,
     coverage,
     frechet_distance,
     kernel_distance,
@@ -23,7 +24,6 @@ from ddpm_path.lab.metrics import (
     recognised,
     sample_labelled,
     train_recogniser,
-    without_label,
 )
 
 
@@ -206,7 +206,8 @@ def test_ho2020_eq14_loss_by_level_of_the_best_denoiser_and_of_doing_nothing():
     n, times = 400, [1, 300, 1000]
     images = 0.7 + 0.5 * randn(n, 1, 8, 8, seed=1).float()
     labels = torch.zeros(n).long()
-    best = loss_by_level(without_label(gaussian_eps(0.7, 0.25, LINEAR)), LINEAR, images, labels, times)
+    best_eps = gaussian_eps(0.7, 0.25, LINEAR)
+    best = loss_by_level(lambda x, t, label: best_eps(x, t), LINEAR, images, labels, times)
     nothing = loss_by_level(lambda x, t, label: torch.zeros_like(x), LINEAR, images, labels, times)
     bar = LINEAR.alpha_bar[times]
     true = bar * 0.25 / (bar * 0.25 + 1 - bar)
@@ -255,3 +256,18 @@ def test_samples_to_be_judged_have_balanced_labels_and_each_follows_its_own() ->
     assert labels.bincount().tolist() == [90] * 5
     torch.testing.assert_close(images, (labels / 5 - 0.5).view(-1, 1, 1, 1).expand_as(images), atol=1e-5, rtol=0)
     assert images.shape == (450, 1, 2, 2)
+
+
+def test_by_heart_knows_the_images_of_each_label_only() -> None:
+    images = randn(6, 1, 2, 2)
+    labels = torch.tensor([0, 1, 0, 1, 0, 1])
+    data = Images("six", images, labels, images, labels, ("a", "b"))
+    x, t = randn(4, 1, 2, 2, seed=1), torch.tensor([300.0, 300.0, 700.0, 900.0])
+    asked = torch.tensor([1, 0, 1, 0])
+    got = by_heart(data, LINEAR)(x, t, asked)
+    for k in range(4):
+        scale, std = LINEAR(t[k])
+        mine = images[labels == asked[k]]
+        weights = (-(x[k] - scale * mine).square().flatten(1).sum(1) / (2 * std**2)).softmax(0)
+        x0 = (weights.view(-1, 1, 1, 1) * mine).sum(0)
+        close(got[k], (x[k] - scale * x0) / std, rtol=1e-9)

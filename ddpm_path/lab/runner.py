@@ -127,6 +127,7 @@ def _execute(notebook: NotebookNode, folder: Path, measured_in: Path) -> Failure
     client = NotebookClient(
         notebook,
         timeout=CELL_TIMEOUT,
+        record_timing=False,
         coalesce_streams=True,
         extra_arguments=["--log-level=ERROR"],  # else each kernel warns of the loopback connection that we want
         resources={"metadata": {"path": str(folder)}},

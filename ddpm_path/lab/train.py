@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ddpm_path.exact import FiniteData
 from ddpm_path.lab import metrics, plots, recipes, zoo
 from ddpm_path.lab.datasets import DATASETS, Images, check_images
 from ddpm_path.lab.errors import unknown
@@ -236,11 +235,10 @@ def eps_by_level(net: Network, schedule: Discrete, data: Images, times: Sequence
     """The eps error of a network on training and test images, beside the training set's own optimum."""
     n = min(256, len(data.test))
     train, test = (data.train[:n], data.train_labels[:n]), (data.test[:n], data.test_labels[:n])
-    best = metrics.without_label(FiniteData(data.train).eps_fn(schedule))
     return {
         "train": metrics.loss_by_level(net, schedule, *train, times),
         "test": metrics.loss_by_level(net, schedule, *test, times),
-        "by heart": metrics.loss_by_level(best, schedule, *train, times),
+        "by heart": metrics.loss_by_level(metrics.by_heart(data, schedule), schedule, *train, times),
     }
 
 
