@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+import copy
 import html
 import os
 import re
@@ -10,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import latex2mathml.converter
 import nbformat
 from jupyter_client.kernelspec import KernelSpecManager
 from jupyter_client.manager import AsyncKernelManager
@@ -218,8 +220,9 @@ def alt_text(data: Mapping[str, Any], described: Mapping[str, Any]) -> str:
     return str(alt) if alt else "" if plain.startswith("<") else plain
 
 
-# Nothing but MathJax from the network: widgets are left out in favour of the text that stands beside them.
+# Nothing from the network: formulas are MathML, widgets give way to the text that stands beside them.
 PAGE = """{% extends 'lab/index.html.j2' %}
+{% block html_head_js_mathjax %}<style>math { font-size: 1.15em }</style>{% endblock %}
 {% block html_head_js_requirejs %}{% endblock %}
 {% block html_head_js_mermaidjs %}{% endblock %}
 {% block jupyter_widgets %}{% endblock %}
@@ -230,16 +233,30 @@ alt="{{ output | alt_text | escape_html }}">
 </div>
 {% endblock %}
 """
+FORMULA = re.compile(r"(?P<code>`+)[^`]+(?P=code)|\$\$(?P<block>.+?)\$\$|\$(?P<inline>[^$]+?)\$", re.DOTALL)
 SHOWN = ["text/html", "text/markdown", "image/svg+xml", "text/latex", "image/png", "image/jpeg", "text/plain"]
 
 
 def _page(notebook: NotebookNode, title: str) -> str:
-    """A notebook as a page that needs nothing beside it."""
+    """A notebook as a page that needs nothing beside it, and no network."""
+    notebook = copy.deepcopy(notebook)
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            cell.source = FORMULA.sub(_mathml, cell.source)
     describe = {"alt_text": lambda output: alt_text(output.data, output.metadata) or "A figure without a description"}
     exporter = HTMLExporter(raw_template=PAGE, filters=describe)  # type: ignore[no-untyped-call]
     exporter.config.NbConvertBase.display_data_priority = SHOWN
     body, _ = exporter.from_notebook_node(notebook, {"metadata": {"name": title}})
     return re.sub(r'href="(\w+)\.ipynb"', r'href="\1.html"', body)  # from page to page
+
+
+def _mathml(match: re.Match[str]) -> str:
+    """A formula as MathML, which browsers draw by themselves; code as it is."""
+    if match["code"]:
+        return match[0]
+    if match["block"]:
+        return str(latex2mathml.converter.convert(match["block"], display="block"))
+    return str(latex2mathml.converter.convert(match["inline"]))
 
 
 STYLE = """
