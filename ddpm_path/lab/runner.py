@@ -233,7 +233,9 @@ alt="{{ output | alt_text | escape_html }}">
 </div>
 {% endblock %}
 """
-FORMULA = re.compile(r"(?P<code>`+)[^`]+(?P=code)|\$\$(?P<block>.+?)\$\$|\$(?P<inline>[^$]+?)\$", re.DOTALL)
+FORMULA = re.compile(
+    r"(?P<code>`+)(?!`).+?(?<!`)(?P=code)(?!`)|\$\$(?P<block>.+?)\$\$|\$(?P<inline>[^$]+?)\$", re.DOTALL
+)
 SHOWN = ["text/html", "text/markdown", "image/svg+xml", "text/latex", "image/png", "image/jpeg", "text/plain"]
 
 
