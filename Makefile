@@ -22,7 +22,7 @@ notebooks: $(patsubst notebooks/scripts/%.py,notebooks/%.ipynb,$(wildcard notebo
 
 notebooks/%.ipynb: notebooks/scripts/%.py | .venv/installed-test
 	$(BIN)/jupytext --quiet --set-kernel python3 --to ipynb --output $@ $<
-	$(BIN)/python -m ddpm_path run $*
+	$(BIN)/python -m ddpm_path run $* || { touch $<; exit 1; }
 	cp build/path/$*.ipynb $@
 
 .venv/installed: pyproject.toml constraints.txt

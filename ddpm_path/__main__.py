@@ -24,6 +24,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, FloatingPointError, OSError) as error:
         print(f"ddpm-path: error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("ddpm-path: interrupted. A training goes on from its last checkpoint if called again", file=sys.stderr)
+        return 130
     return 0
 
 
@@ -36,7 +39,7 @@ def _parser() -> argparse.ArgumentParser:
     path.add_argument("notebooks", nargs="*", metavar="NN", help="numbers or names of notebooks; all if none are given")
 
     training = commands.add_parser("train", help="make a shipped model again")
-    training.add_argument("name", metavar="NAME", help="a recipe: digits, mnist, ...")
+    training.add_argument("name", metavar="NAME", help="a recipe: digits, mnist, digits-recogniser, mnist-recogniser")
     training.add_argument("--out", type=Path, help="folder (default: build/train/NAME)")
     training.add_argument("--steps", type=_positive, help="training steps (default: the recipe's)")
 
@@ -124,16 +127,15 @@ def sample(name: str, steps: int | None, sampler: str, label: str | None, seed: 
     if not 0 <= seed < 2**63:
         raise ValueError(f"a seed is a whole number from 0 to 2**63 - 1; got {seed}")
 
-    from functools import partial
+    if out.is_dir():
+        raise ValueError(f"{out} is a folder: give the name of a PNG file")
+    out.parent.mkdir(parents=True, exist_ok=True)
 
     import torch
-    from tqdm import tqdm
 
     from ddpm_path import gaussian
-    from ddpm_path.guidance import clip_x0
-    from ddpm_path.lab import plots, zoo
+    from ddpm_path.lab import metrics, plots, zoo
     from ddpm_path.lab.errors import unknown
-    from ddpm_path.samplers import ancestral, start_noise
     from ddpm_path.schedule import uniform_times
 
     variances = {"ancestral": gaussian.fixed_small, "ancestral-large": gaussian.fixed_large}
@@ -142,14 +144,10 @@ def sample(name: str, steps: int | None, sampler: str, label: str | None, seed: 
     net, schedule = zoo.load(name)
     card = zoo.card(name)
     labels = None if label is None else torch.full((n,), _class(label, card["classes"]))
-    times = uniform_times(int(schedule.T), int(schedule.T) if steps is None else steps)
-    generator = torch.Generator().manual_seed(seed)
-    x = start_noise(n, (card["recipe"]["net"]["channels"], card["size"], card["size"]), generator)
-    eps_fn = clip_x0(partial(net, label=labels), schedule)
-    states = ancestral(eps_fn, schedule, x, times, variances[sampler], generator=generator)
-    for state in tqdm(states, total=len(times) - 1, desc=name):
-        x = state.x
-    plots.save(plots.grid(x, min(n, 8)), out)
+    times = uniform_times(schedule.T, schedule.T if steps is None else steps)
+    shape = (card["recipe"]["net"]["channels"], card["size"], card["size"])
+    images = metrics.sample(net, schedule, n, shape, times, seed, labels, variances[sampler])
+    plots.save(plots.grid(images, min(n, 8)), out)
     print(f"{n} samples of {name}, {len(times) - 1} steps of {sampler}, seed {seed}: {out}")
 
 

@@ -15,7 +15,7 @@ from ddpm_path.schedule import EpsFn, Schedule
 
 
 class GaussianMixture:
-    """Data drawn from sum_k weights[k] N(means[k], covariances[k]), diffused exactly.
+    """Data drawn from sum_k weights[k] N(means[k], covariances[k]), diffused exactly; ValueError if they are not that.
 
     weights (K,), means (K, D), covariances (K, D, D). All methods compute in float64 and take x of
     shape (B, D); `now` is the noise level (scale, std) of x, (1, 0) for the data themselves.
@@ -26,8 +26,10 @@ class GaussianMixture:
         K, D = self.means.shape
         if self.weights.shape != (K,) or self.covariances.shape != (K, D, D):
             raise ValueError(f"means {(K, D)} want weights {(K,)} and covariances {(K, D, D)}")
-        if bool((self.weights <= 0).any()) or abs(float(self.weights.sum()) - 1) > 1e-6:
+        if not (bool((self.weights > 0).all()) and abs(float(self.weights.sum()) - 1) < 1e-6):
             raise ValueError("weights must be positive and sum to 1")
+        if not torch.allclose(self.covariances, self.covariances.mT):
+            raise ValueError("covariances must be symmetric and positive definite")
         self.weights = self.weights / self.weights.sum()  # to the last digit, also if they came in float32
         # Noise adds std^2 to every eigenvalue and leaves the eigenvectors, so one decomposition serves all levels.
         self.eigenvalues, self.axes = torch.linalg.eigh(self.covariances)  # (K, D), (K, D, D)
@@ -79,6 +81,9 @@ class GaussianMixture:
 
     def _rotated(self, x: Tensor, now: AnyLevel) -> tuple[Tensor, Tensor]:
         """x - scale * mean along each component's axes, and the variances there, both (B, K, D)."""
+        D = self.means.shape[1]
+        if x.ndim != 2 or x.shape[1] != D:
+            raise ValueError(f"this world has {D} dimensions: x is (B, {D}), not {tuple(x.shape)}")
         offset = x.double()[:, None]  # (B, 1, D)
         scale, std = expand(now[0], offset), expand(now[1], offset)
         along = torch.einsum("kij,bki->bkj", self.axes, offset - scale * self.means)

@@ -19,6 +19,20 @@ def expand(c: Coefficient, x: Tensor) -> Tensor:
     return c.view(-1, *[1] * (x.ndim - 1)) if c.ndim else c
 
 
+def check_answer(answer: Tensor, x: Tensor) -> Tensor:
+    """A network's answer to x as it came; ValueError unless it is a tensor of x's shape and dtype."""
+    if not isinstance(answer, Tensor):
+        raise ValueError(f"a network answers a tensor, not a {type(answer).__name__}: take the tensor out of it")
+    if answer.shape != x.shape:
+        raise ValueError(
+            f"a network answered {tuple(answer.shape)} to x {tuple(x.shape)}: the shapes must be equal. One with a "
+            "learned variance answers twice the channels: pass on the first half"
+        )
+    if answer.dtype != x.dtype:
+        raise ValueError(f"a network answered {answer.dtype} to x {x.dtype}: convert one of them")
+    return answer
+
+
 def q_sample(x0: Tensor, eps: Tensor, now: AnyLevel) -> Tensor:
     """x_t from the data and the noise [Ho 2020, eq. 4]."""
     scale, std = now
@@ -32,8 +46,10 @@ def x0_from_eps(x: Tensor, eps: Tensor, now: AnyLevel) -> Tensor:
 
 
 def eps_from_x0(x: Tensor, x0: Tensor, now: AnyLevel) -> Tensor:
-    """The noise that x_t and the data imply; std must not be 0."""
+    """The noise that x_t and the data imply; ValueError at std = 0, where there is none to speak of."""
     scale, std = now
+    if bool((torch.as_tensor(std) == 0).any()):
+        raise ValueError("eps is not defined at std = 0 (t = 0 is data): ask at t = 1 or later")
     return (x - expand(scale, x) * x0) / expand(std, x)
 
 
@@ -74,9 +90,8 @@ def fixed_small(now: AnyLevel, then: AnyLevel) -> Coefficient:
 
 
 def fixed_large(now: AnyLevel, then: AnyLevel) -> Coefficient:
-    """The variance of q(x_t | x_s), right for standard normal data [Ho 2020, sec. 3.2]; 0 if s = 0."""
-    _, variance = transition(now, then)
-    return variance * (then[1] != 0)
+    """The variance of q(x_t | x_s), right for standard normal data [Ho 2020, sec. 3.2]."""
+    return transition(now, then)[1]
 
 
 def posterior(x0: Tensor, x: Tensor, now: AnyLevel, then: AnyLevel) -> tuple[Tensor, Coefficient]:

@@ -7,7 +7,7 @@ from ddpm_path.schedule import EpsFn, Schedule
 
 
 def clip_x0(eps_fn: EpsFn, schedule: Schedule, low: float = -1.0, high: float = 1.0) -> EpsFn:
-    """Hold the estimate of x_0 inside the data's range, as DDPM's code does in sampling [Ho 2020, app. B].
+    """Hold the estimate of x_0 inside the data's range, in sampling, as DDPM's code does [Ho 2020, code].
 
     At the noisiest levels x_0 is a small difference divided by a tiny scale: unclipped, a slightly wrong
     eps throws it far out of range.

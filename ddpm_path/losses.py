@@ -5,12 +5,12 @@ from typing import NamedTuple, Protocol
 
 from torch import Tensor
 
-from ddpm_path.gaussian import AnyLevel, eps_from_v, eps_from_x0, q_sample, v_from_x0_eps
-from ddpm_path.schedule import Schedule
+from ddpm_path.gaussian import AnyLevel, check_answer, eps_from_v, eps_from_x0, q_sample, v_from_x0_eps
+from ddpm_path.schedule import EpsFn, Schedule
 
 
 class Network(Protocol):
-    """A network: x (B, ...), t (B,) and, if it has classes, labels (B,) in; an answer shaped like x out."""
+    """A network with classes: x (B, ...), t (B,) and labels (B,), None for the null label, to an answer like x."""
 
     def __call__(self, x: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
         """The network's raw answer."""
@@ -28,22 +28,15 @@ X0 = Prediction(lambda x0, eps, now: x0, eps_from_x0)
 V = Prediction(v_from_x0_eps, eps_from_v)  # [Salimans & Ho 2022, sec. 4]
 
 
-def simple(
-    net: Network,
-    prediction: Prediction,
-    schedule: Schedule,
-    x0: Tensor,
-    t: Tensor,
-    eps: Tensor,
-    label: Tensor | None = None,
-) -> Tensor:
+def simple(net: EpsFn, prediction: Prediction, schedule: Schedule, x0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
     """L_simple of each example, (B,): the squared error, averaged over dimensions [Ho 2020, eq. 14, alg. 1].
 
-    x0 and eps (B, ...), t (B,) in the schedule's time. With `EPS` it is the paper's; `V` and `X0` weigh the
-    noise levels differently. The weight of eq. 12 is dropped, as in the paper.
+    net(x, t) answers what `prediction` says; bind a label with `functools.partial`. x0 and eps (B, ...), t (B,) in
+    the schedule's time. With `EPS` it is the paper's; `V` and `X0` weigh the noise levels differently. The weight of
+    eq. 12 is dropped, as in the paper. ValueError for an answer of another shape or dtype than x0's.
     """
     now = schedule(t)
-    output = net(q_sample(x0, eps, now), t.to(x0.device), label)
+    output = check_answer(net(q_sample(x0, eps, now), t.to(x0.device)), x0)
     return (output - prediction.target(x0, eps, now)).square().flatten(1).mean(1)
 
 
@@ -51,6 +44,6 @@ def as_eps(net: Network, prediction: Prediction, schedule: Schedule) -> Network:
     """The noise predictor in a network of any prediction; bind a label with `functools.partial`."""
 
     def eps_net(x: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
-        return prediction.eps(x, net(x, t, label), schedule(t))
+        return prediction.eps(x, check_answer(net(x, t, label), x), schedule(t))
 
     return eps_net

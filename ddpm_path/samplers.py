@@ -7,16 +7,18 @@ samples are drawn together, nor on the device.
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from ddpm_path.gaussian import AnyLevel, Coefficient, expand, fixed_small, posterior, x0_from_eps
+from ddpm_path.gaussian import AnyLevel, Coefficient, check_answer, expand, fixed_small, posterior, x0_from_eps
 from ddpm_path.schedule import EpsFn, Schedule
 
 Noise = Callable[[], Tensor]
+Variance = Callable[[AnyLevel, AnyLevel], Coefficient]
 Shift = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 After = Callable[[Tensor, float], Tensor]
 
@@ -39,8 +41,10 @@ def noise_source(
     """A function that answers fresh standard normal noise (n, *shape) at each call.
 
     Every sample has a random stream of its own, drawn on the CPU, so sample k is the same in a batch of 1
-    or 1,000 and on every device. One number is taken from `generator` to seed them all.
+    or 1,000 and on every device. One number is taken from `generator` to seed them all. ValueError for no sample.
     """
+    if n < 1 or min(shape, default=1) < 1:
+        raise ValueError(f"noise for {n} samples of shape {tuple(shape)}: both must be at least 1")
     root = int(torch.randint(2**62, (), generator=generator))
     # torch's CPU generator keeps 32 bits of a seed; an odd stride keeps all n of them different.
     streams = [torch.Generator().manual_seed((root + k * 0x9E3779B1) % 2**32) for k in range(n)]
@@ -67,7 +71,7 @@ def ancestral(
     schedule: Schedule,
     x: Tensor,
     times: Sequence[float],
-    variance: Callable[[AnyLevel, AnyLevel], Coefficient] = fixed_small,
+    variance: Variance = fixed_small,
     shift: Shift | None = None,
     after: After | None = None,
     generator: torch.Generator | None = None,
@@ -76,11 +80,12 @@ def ancestral(
 
     x (B, ...) is the start, at times[0]; times fall strictly, [T, ..., 0] for a whole trajectory. One network
     call and one state for each later time. `variance` is `fixed_small` or `fixed_large` of `gaussian`, or any
-    function of the two levels; no noise is added on arriving at 0. `shift(x, t, mean, var)` may move the mean
-    (guidance lives there), `after(x, s)` may overwrite the result (inpainting lives there). x_0 is not clipped:
-    wrap eps_fn in `guidance.clip_x0` for that. ValueError for bad times, a bad start or a bad answer of eps_fn.
+    function of the two levels; no noise is added on arriving at 0. `shift(x, t, mean, var)`, var a scalar tensor,
+    may move the mean (guidance lives there); `after(x, s)` may overwrite the result (inpainting lives there). x_0 is
+    not clipped: wrap eps_fn in `guidance.clip_x0` for that. ValueError for bad times or a bad start at the call, for
+    a bad answer of eps_fn when it comes.
     """
-    levels = _check(schedule, x, times)
+    times, levels = _check(schedule, x, times)
     draw = noise_source(len(x), x.shape[1:], generator, x.dtype, x.device)
     return _ancestral(eps_fn, x, times, levels, variance, shift, after, draw)
 
@@ -91,24 +96,25 @@ def _ancestral(
     x: Tensor,
     times: Sequence[float],
     levels: list[tuple[float, float]],
-    variance: Callable[[AnyLevel, AnyLevel], Coefficient],
+    variance: Variance,
     shift: Shift | None,
     after: After | None,
     draw: Noise,
 ) -> Iterator[State]:
     for t, s, now, then in zip(times, times[1:], levels, levels[1:], strict=False):
-        x0 = x0_from_eps(x, _predict(eps_fn, x, t), now)
+        batch = _batch(t, x)
+        x0 = x0_from_eps(x, check_answer(eps_fn(x, batch), x), now)
         mean, _ = posterior(x0, x, now, then)
-        var = expand(variance(now, then), x)
+        var = expand(variance(now, then) if then[1] > 0 else 0.0, x)  # no noise on the data themselves
         if shift is not None:
-            mean = shift(x, _batch(t, x), mean, var)
-        x = mean + var.sqrt() * draw() if then[1] > 0 else mean  # no noise on the data themselves
+            mean = shift(x, batch, mean, var)
+        x = mean + var.sqrt() * draw() if then[1] > 0 else mean
         if after is not None:
             x = after(x, s)
         yield State(s, x, x0)
 
 
-def last(states: Iterator[State]) -> Tensor:
+def last(states: Iterable[State]) -> Tensor:
     """Run a sampler to its end and answer the last x."""
     x = None
     for state in states:
@@ -123,28 +129,19 @@ def _batch(t: float, x: Tensor) -> Tensor:
     return torch.full((len(x),), float(t), dtype=torch.promote_types(x.dtype, torch.float32), device=x.device)
 
 
-def _predict(eps_fn: EpsFn, x: Tensor, t: float) -> Tensor:
-    eps = eps_fn(x, _batch(t, x))
-    if eps.shape != x.shape or eps.dtype != x.dtype:
-        raise ValueError(
-            f"eps_fn answered {tuple(eps.shape)} {eps.dtype} to x {tuple(x.shape)} {x.dtype}: they must be equal. "
-            "A network with a learned variance answers twice the channels: pass on the first half"
-        )
-    return eps
-
-
-def _check(schedule: Schedule, x: Tensor, times: Sequence[float]) -> list[tuple[float, float]]:
-    """The levels at `times` as plain floats, after checking everything that can be checked before the first step."""
-    if len(times) < 2 or any(s >= t for t, s in itertools.pairwise(times)):
-        raise ValueError(f"times must fall strictly from a start to an end, [T, ..., 0] say; got {_show(times)}")
-    if x.ndim < 2 or not x.is_floating_point():
-        raise ValueError(f"the start x is a batch of floats, (B, ...); got {tuple(x.shape)} {x.dtype}")
+def _check(schedule: Schedule, x: Tensor, times: Sequence[float]) -> tuple[list[float], list[tuple[float, float]]]:
+    """Times and their levels as plain numbers, after all checks that can be made before the first step."""
+    grid: list[float] = np.asarray(times).tolist()  # of tensors and arrays, too
+    if np.ndim(grid) != 1 or len(grid) < 2 or any(s >= t for t, s in itertools.pairwise(grid)):
+        raise ValueError(f"times must fall strictly from a start to an end, [T, ..., 0] say; got {_show(grid)}")
+    if x.ndim < 2 or len(x) == 0 or not x.is_floating_point():
+        raise ValueError(f"the start x is a batch of floats, (B, ...), B > 0; got {tuple(x.shape)} {x.dtype}")
     if not bool(x.isfinite().all()):
         raise ValueError("the start x holds NaN or infinity: look for a division by zero or half precision before it")
-    scale, std = schedule(torch.as_tensor(list(times), dtype=torch.float64))
-    return list(zip(scale.tolist(), std.tolist(), strict=True))
+    scale, std = schedule(torch.tensor(grid, dtype=torch.float64))
+    return grid, list(zip(scale.tolist(), std.tolist(), strict=True))
 
 
 def _show(times: Sequence[float]) -> str:
-    shown = [f"{t:g}" for t in times]
+    shown = [str(t) for t in times]
     return "[" + ", ".join(shown if len(shown) <= 6 else [*shown[:3], "...", *shown[-2:]]) + "]"

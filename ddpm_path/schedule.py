@@ -9,7 +9,7 @@ import math
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -37,7 +37,8 @@ class Schedule(Protocol):
 def linear_betas(T: int = 1000, first: float = 1e-4, last: float = 0.02) -> Tensor:
     """Evenly spaced noise variances, (T,) [Ho 2020, sec. 4].
 
-    For T other than 1000 multiply both ends by 1000 / T, as Nichol 2021 does; else x_T keeps signal.
+    For T other than 1000 multiply both ends by 1000 / T, as Nichol 2021 does; else x_T keeps signal. Below
+    T = 21 that exceeds 1: use `cosine_betas`.
     """
     return torch.linspace(first, last, T, dtype=torch.float64)
 
@@ -71,8 +72,9 @@ class Discrete:
         if table[-1] > 0.1:
             warnings.warn(
                 f"alpha_bar[T] = {float(table[-1]):.2g}: x_T still shows the data, while sampling starts from "
-                "pure noise. With fewer steps use larger betas, linear_betas(T, 0.1 / T, 20 / T) say",
-                stacklevel=2,
+                "pure noise. With fewer steps use larger betas: cosine_betas(T), or for T > 20 "
+                "linear_betas(T, 0.1 / T, 20 / T)",
+                stacklevel=3,
             )
         self.alpha_bar = table
         self.scale, self.std = table.sqrt(), (1 - table).sqrt()
@@ -105,13 +107,7 @@ class Discrete:
 
     def time_at(self, ratio: Tensor | float) -> Tensor:
         """The fractional time with this std / scale; ValueError outside that of times 1..T."""
-        log_ratio = torch.as_tensor(ratio, dtype=torch.float64, device="cpu").log()
-        lowest, highest = float(self.log_ratio[0]), float(self.log_ratio[-1])
-        if not bool(((log_ratio > lowest - 1e-9) & (log_ratio < highest + 1e-9)).all()):
-            raise ValueError(
-                f"std / scale runs from {math.exp(lowest):.4g} to {math.exp(highest):.4g} on this schedule; "
-                f"asked for {float(log_ratio.exp().min()):.4g} to {float(log_ratio.exp().max()):.4g}"
-            )
+        log_ratio = _ratio_in_range(ratio, self, 1).log()
         if self.T == 1:
             return torch.ones_like(log_ratio)
         above = torch.searchsorted(self.log_ratio, log_ratio.contiguous()).clamp(1, self.T - 1)
@@ -125,7 +121,11 @@ class VP:
 
     beta_min: float = 0.1
     beta_max: float = 20.0
-    T: float = 1.0
+    T: ClassVar[float] = 1.0
+
+    def __post_init__(self) -> None:
+        """ValueError unless 0 < beta_min < beta_max."""
+        _ascending("beta", self.beta_min, self.beta_max)
 
     def __call__(self, t: Tensor | float) -> Level:
         """The level (scale, std) at t."""
@@ -133,9 +133,9 @@ class VP:
         return torch.exp(-integral / 2), torch.sqrt(-torch.expm1(-integral))
 
     def time_at(self, ratio: Tensor | float) -> Tensor:
-        """The time with this std / scale; ValueError beyond t = 1."""
-        integral = torch.log1p(torch.as_tensor(ratio, dtype=torch.float64) ** 2)
-        return _in_range(_beta_integral_inverse(self.beta_min, self.beta_max, integral), self.T)
+        """The time with this std / scale; ValueError beyond that of t = 1."""
+        integral = torch.log1p(_ratio_in_range(ratio, self, 0) ** 2)
+        return _beta_integral_inverse(self.beta_min, self.beta_max, integral).clamp(max=self.T)
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,11 @@ class SubVP:
 
     beta_min: float = 0.1
     beta_max: float = 20.0
-    T: float = 1.0
+    T: ClassVar[float] = 1.0
+
+    def __post_init__(self) -> None:
+        """ValueError unless 0 < beta_min < beta_max."""
+        _ascending("beta", self.beta_min, self.beta_max)
 
     def __call__(self, t: Tensor | float) -> Level:
         """The level (scale, std) at t."""
@@ -152,9 +156,9 @@ class SubVP:
         return torch.exp(-integral / 2), -torch.expm1(-integral)
 
     def time_at(self, ratio: Tensor | float) -> Tensor:
-        """The time with this std / scale; ValueError beyond t = 1."""
-        integral = 2 * torch.asinh(torch.as_tensor(ratio, dtype=torch.float64) / 2)
-        return _in_range(_beta_integral_inverse(self.beta_min, self.beta_max, integral), self.T)
+        """The time with this std / scale; ValueError beyond that of t = 1."""
+        integral = 2 * torch.asinh(_ratio_in_range(ratio, self, 0) / 2)
+        return _beta_integral_inverse(self.beta_min, self.beta_max, integral).clamp(max=self.T)
 
 
 @dataclass(frozen=True)
@@ -166,7 +170,11 @@ class VE:
 
     sigma_min: float = 0.01
     sigma_max: float = 50.0
-    T: float = 1.0
+    T: ClassVar[float] = 1.0
+
+    def __post_init__(self) -> None:
+        """ValueError unless 0 < sigma_min < sigma_max."""
+        _ascending("sigma", self.sigma_min, self.sigma_max)
 
     def __call__(self, t: Tensor | float) -> Level:
         """The level (1, std) at t."""
@@ -176,9 +184,9 @@ class VE:
 
     def time_at(self, ratio: Tensor | float) -> Tensor:
         """The time with this std; ValueError outside [sigma_min, sigma_max]."""
-        ratio = torch.as_tensor(ratio, dtype=torch.float64)
-        time = _in_range((ratio / self.sigma_min).log() / math.log(self.sigma_max / self.sigma_min), self.T)
-        return time.clamp(min=1e-12)  # sigma_min itself lies just after the jump
+        ratio = _ratio_in_range(ratio, self, 1e-12)  # sigma_min itself lies just after the jump
+        time = (ratio / self.sigma_min).log() / math.log(self.sigma_max / self.sigma_min)
+        return time.clamp(1e-12, self.T)
 
 
 def uniform_times(T: int, steps: int) -> list[int]:
@@ -211,6 +219,23 @@ def _in_range(t: Tensor | float, T: float) -> Tensor:
     if not bool(((time >= -1e-9) & (time <= T + 1e-9)).all()):
         raise ValueError(f"times lie in [0, {T}] (0 is data, {T} the most noise); got {time.min():g} to {time.max():g}")
     return time.clamp(0, T)
+
+
+def _ratio_in_range(ratio: Tensor | float, schedule: Schedule, first: float) -> Tensor:
+    """std / scale as float64, checked against its values from time `first` to T."""
+    ratio = torch.as_tensor(ratio, dtype=torch.float64, device="cpu")
+    (low, high) = (float(std / scale) for scale, std in (schedule(first), schedule(schedule.T)))
+    if not bool(((ratio >= low * (1 - 1e-9)) & (ratio <= high * (1 + 1e-9))).all()):
+        raise ValueError(
+            f"std / scale runs from {low:.4g} to {high:.4g} on this schedule; "
+            f"asked for {float(ratio.min()):.4g} to {float(ratio.max()):.4g}"
+        )
+    return ratio
+
+
+def _ascending(name: str, low: float, high: float) -> None:
+    if not 0 < low < high < math.inf:
+        raise ValueError(f"0 < {name}_min < {name}_max, please; got {low} and {high}")
 
 
 def _beta_integral(low: float, high: float, t: Tensor) -> Tensor:

@@ -70,7 +70,7 @@ class Attention(nn.Module):
         return out
 
 
-class Level(nn.Module):
+class AttentiveBlock(nn.Module):
     """One step of a U-Net's path: a residual block and, at chosen levels, attention."""
 
     def __init__(self, block: ResBlock, attention: Attention | None) -> None:
@@ -88,10 +88,11 @@ class Level(nn.Module):
 class UNet(nn.Module):
     """A noise-level- and class-conditioned U-Net, (B, channels, H, W) to (B, out_channels, H, W).
 
-    widths: channels at each resolution, halved in size from one to the next. attention: the levels that
-    get it, 0 the finest. blocks: residual blocks a level (one more on the way up, which reads every skip).
-    patch: a space-to-depth stem over patch x patch pixels, which makes the whole network work on a smaller
-    grid: the cheapest speed-up on a CPU. classes: labels 0..classes-1, and `classes` itself is the null label.
+    widths: channels at each resolution, halved in size from one to the next. attention: the resolutions whose
+    blocks get it, 0 the finest; the middle always does. blocks: residual blocks a resolution (one more on the way
+    up, which reads every skip). patch: a space-to-depth stem over patch x patch pixels, which makes the whole network
+    work on a smaller grid: the cheapest speed-up on a CPU. classes: labels 0..classes-1, and `classes` itself is the
+    null label. For a schedule in continuous time hand over 1,000 t: the embedding is made for a chain that long.
     """
 
     def __init__(
@@ -108,9 +109,17 @@ class UNet(nn.Module):
         out_channels: int | None = None,
     ) -> None:
         super().__init__()
-        for width in widths:
-            if width % groups or width % head_width:
-                raise ValueError(f"width {width} must be divisible by groups {groups} and head_width {head_width}")
+        if not widths or widths[0] % 2 or widths[0] < 4 or not set(attention) <= set(range(len(widths))):
+            raise ValueError(
+                f"widths {list(widths)} and attention {list(attention)}: give one width or more, the first even and at "
+                "least 4, and attention as indices of widths"
+            )
+        for i, width in enumerate(widths):
+            if width % groups or (width % head_width and (i in attention or i == len(widths) - 1)):
+                raise ValueError(
+                    f"width {width} must be divisible by groups {groups} and, where there is attention (at the lowest "
+                    f"resolution always), by head_width {head_width}"
+                )
         self.channels, self.classes, self.patch = channels, classes, patch
         self.multiple = patch * 2 ** (len(widths) - 1)
         self.embedding = widths[0]
@@ -118,9 +127,9 @@ class UNet(nn.Module):
         self.time = nn.Sequential(nn.Linear(widths[0], cond), nn.SiLU(), nn.Linear(cond, cond))
         self.label = nn.Embedding(classes + 1, cond) if classes else None
 
-        def level(c_in: int, c_out: int, at: int) -> Level:
-            block = ResBlock(c_in, c_out, cond, groups, dropout)
-            return Level(block, Attention(c_out, head_width, groups) if at in attention else None)
+        def block(c_in: int, c_out: int, attentive: bool) -> AttentiveBlock:
+            residual = ResBlock(c_in, c_out, cond, groups, dropout)
+            return AttentiveBlock(residual, Attention(c_out, head_width, groups) if attentive else None)
 
         self.stem = nn.Conv2d(channels * patch**2, widths[0], 3, padding=1)
         self.down, self.shrink = nn.ModuleList(), nn.ModuleList()
@@ -131,19 +140,18 @@ class UNet(nn.Module):
                 skips.append(c)
             stage = nn.ModuleList()
             for _ in range(blocks):
-                stage.append(level(c, width, i))
+                stage.append(block(c, width, i in attention))
                 c = width
                 skips.append(c)
             self.down.append(stage)
 
-        lowest = len(widths) - 1
-        self.middle = nn.ModuleList([level(c, c, lowest), Level(ResBlock(c, c, cond, groups, dropout), None)])
+        self.middle = nn.ModuleList([block(c, c, True), block(c, c, False)])
 
         self.up, self.grow = nn.ModuleList(), nn.ModuleList()
         for i, width in reversed(list(enumerate(widths))):
             stage = nn.ModuleList()
             for _ in range(blocks + 1):
-                stage.append(level(c + skips.pop(), width, i))
+                stage.append(block(c + skips.pop(), width, i in attention))
                 c = width
             self.up.append(stage)
             if i > 0:
@@ -151,13 +159,21 @@ class UNet(nn.Module):
         self.norm = nn.GroupNorm(groups, c)
         self.head = zero(nn.Conv2d(c, (out_channels or channels) * patch**2, 3, padding=1))
 
-    def forward(self, x: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
-        """x (B, C, H, W), t (B,) in steps of the chain, label (B,) or None for the null label."""
-        self._check(x, label)
-        cond = self.time(time_embedding(t, self.embedding).to(x.dtype))
+    def forward(self, x: Tensor, t: Tensor | float, label: Tensor | int | None = None) -> Tensor:
+        """x (B, C, H, W); t in steps of the chain and label (None: the null label) are (B,), or one for all.
+
+        ValueError for sizes that do not divide, labels out of range or of another number.
+        """
+        self._check(x)
+        cond = self.time(time_embedding(_each(t, x, "t"), self.embedding).to(x.dtype))
+        if label is not None and self.label is None:
+            raise ValueError("this network was trained without labels: leave `label` out")
         if self.label is not None:
-            if label is None:
-                label = torch.full((len(x),), self.classes, device=x.device)
+            label = _each(self.classes if label is None else label, x, "label")
+            if label.is_floating_point() or not bool(((label >= 0) & (label <= self.classes)).all()):
+                raise ValueError(
+                    f"labels are whole numbers from 0 to {self.classes - 1}, and {self.classes} is the null label"
+                )
             cond = cond + self.label(label)
         cond = F.silu(cond)
 
@@ -167,21 +183,23 @@ class UNet(nn.Module):
             if i > 0:
                 h = self.shrink[i - 1](h)
                 skips.append(h)
-            for level in stage:  # type: ignore[attr-defined]
-                h = level(h, cond)
+            for block in stage:  # type: ignore[attr-defined]
+                h = block(h, cond)
                 skips.append(h)
-        for level in self.middle:
-            h = level(h, cond)
+        for block in self.middle:
+            h = block(h, cond)
         for i, stage in enumerate(self.up):
-            for level in stage:  # type: ignore[attr-defined]
-                h = level(torch.cat([h, skips.pop()], dim=1), cond)
+            for block in stage:  # type: ignore[attr-defined]
+                h = block(torch.cat([h, skips.pop()], dim=1), cond)
             if i < len(self.grow):
                 h = self.grow[i](F.interpolate(h, scale_factor=2.0, mode="nearest"))
         return F.pixel_shuffle(self.head(F.silu(self.norm(h))), self.patch)
 
-    def _check(self, x: Tensor, label: Tensor | None) -> None:
-        if x.ndim != 4 or x.shape[1] != self.channels:
-            raise ValueError(f"images are (B, {self.channels}, H, W) for this network; got {tuple(x.shape)}")
+    def _check(self, x: Tensor) -> None:
+        if x.ndim != 4 or x.shape[1] != self.channels or len(x) == 0:
+            raise ValueError(f"images are (B, {self.channels}, H, W) for this network, B > 0; got {tuple(x.shape)}")
+        if x.dtype != self.stem.weight.dtype and not torch.is_autocast_enabled(x.device.type):
+            raise ValueError(f"x is {x.dtype}, the network {self.stem.weight.dtype}: convert one of them")
         for size in x.shape[2:]:
             if size % self.multiple:
                 below = size // self.multiple * self.multiple
@@ -189,10 +207,14 @@ class UNet(nn.Module):
                 raise ValueError(
                     f"{size} is not divisible by {self.multiple}: nearest legal sizes {', '.join(map(str, legal))}"
                 )
-        if label is not None and self.label is None:
-            raise ValueError("this network was trained without labels: leave `label` out")
-        if label is not None and not bool(((label >= 0) & (label <= self.classes)).all()):
-            raise ValueError(f"labels run from 0 to {self.classes - 1}, and {self.classes} is the null label")
+
+
+def _each(value: Tensor | float, x: Tensor, name: str) -> Tensor:
+    """One value for each item of x, (B,); ValueError if there are others than B or 1 of them."""
+    values = torch.as_tensor(value, device=x.device)
+    if values.ndim > 1 or values.numel() not in (1, len(x)):
+        raise ValueError(f"{name} is one number, or one for each of the {len(x)} items; got {tuple(values.shape)}")
+    return values.expand(len(x))
 
 
 def zero(module: nn.Conv2d) -> nn.Conv2d:

@@ -17,3 +17,14 @@ def pytest_runtest_makereport(
     if report.skipped and "gpu" not in item.keywords:
         report.outcome, report.longrepr = "failed", f"skipped: {report.longrepr}; only tests marked gpu may be"
     return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(
+    collector: pytest.Collector,
+) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """The same for a whole file that skips itself."""
+    report = yield
+    if report.skipped:
+        report.outcome, report.longrepr = "failed", f"skipped: {report.longrepr}; no file may be"
+    return report

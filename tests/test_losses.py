@@ -23,7 +23,7 @@ def test_ho2020_eq14_at_the_best_denoiser_is_the_closed_form_minimum(t):
     n, var, bar = 40_000, 0.25, float(LINEAR.alpha_bar[t])
     x0, eps = 0.7 + math.sqrt(var) * randn(n, 2, seed=1), randn(n, 2, seed=2)
     best = gaussian_eps(0.7, var, LINEAR)
-    loss = simple(lambda x, t, label: best(x, t), EPS, LINEAR, x0, torch.full((n,), float(t)), eps)
+    loss = simple(lambda x, t: best(x, t), EPS, LINEAR, x0, torch.full((n,), float(t)), eps)
     minimum = bar * var / (bar * var + 1 - bar)
     # A squared Gaussian has variance 2 minimum^2: relative standard error sqrt(2 / 2 n) of the mean of 2 n.
     close(loss.mean(), minimum, rtol=4 * math.sqrt(1 / n))
@@ -38,31 +38,38 @@ def test_ho2020_eq14_targets_spelled_out(prediction):
     close(got, ((output - target) ** 2).mean(1))
 
 
-def test_ho2020_alg1_the_network_is_shown_x_t_its_time_and_its_label():
+def test_ho2020_alg1_the_network_is_shown_x_t_and_its_time():
     x0, eps, t = randn(3, 3, 3, 3, seed=1), randn(3, 3, 3, 3, seed=2), torch.tensor([1.0, 400.0, 1000.0])
-    label, seen = torch.tensor([4, 0, 2]), []
+    seen = []
 
-    def net(x, t, label=None):
-        seen.append((x, t, label))
+    def net(x, t):
+        seen.append((x, t))
         return x
 
-    simple(net, EPS, LINEAR, x0, t, eps, label)
     simple(net, EPS, LINEAR, x0, t, eps)
-    for x, time, _ in seen:
-        assert torch.equal(time, t)
-        for i in range(3):
-            bar = LINEAR.alpha_bar[int(t[i])]
-            close(x[i], bar.sqrt() * x0[i] + (1 - bar).sqrt() * eps[i], rtol=1e-9, atol=1e-10)
-    assert seen[0][2] is label and seen[1][2] is None
+    ((x, time),) = seen
+    assert torch.equal(time, t)
+    for i in range(3):
+        bar = LINEAR.alpha_bar[int(t[i])]
+        close(x[i], bar.sqrt() * x0[i] + (1 - bar).sqrt() * eps[i], rtol=1e-9, atol=1e-10)
+
+
+@pytest.mark.parametrize("wrong", [lambda x: x[:, :1], lambda x: x.float(), lambda x: (x,)])
+def test_an_answer_of_another_shape_type_or_dtype_is_refused_not_broadcast(wrong):
+    x0, t = randn(3, 2, 3, 3), torch.tensor([1.0, 400.0, 1000.0])
+    with pytest.raises(ValueError, match="a network answer"):
+        simple(lambda x, t: wrong(x), EPS, LINEAR, x0, t, randn(3, 2, 3, 3, seed=1))
+    with pytest.raises(ValueError, match="a network answer"):
+        as_eps(lambda x, t, label: wrong(x), V, LINEAR)(x0, t)
 
 
 def test_ho2020_eq14_is_one_number_an_example_averaged_over_its_dimensions():
     x0, eps = randn(5, 2, 3, 4, seed=1), randn(5, 2, 3, 4, seed=2)
     t = torch.tensor([1.0, 2.0, 400.0, 999.0, 1000.0])
-    loss = simple(lambda x, t, label: 0.5 * x, EPS, LINEAR, x0, t, eps)
+    loss = simple(lambda x, t: 0.5 * x, EPS, LINEAR, x0, t, eps)
     assert loss.shape == (5,)
     for i in range(5):
-        one = simple(lambda x, t, label: 0.5 * x, EPS, LINEAR, x0[i : i + 1], t[i : i + 1], eps[i : i + 1])
+        one = simple(lambda x, t: 0.5 * x, EPS, LINEAR, x0[i : i + 1], t[i : i + 1], eps[i : i + 1])
         close(loss[i : i + 1], one)
     close(simple(answering(eps + 3), EPS, LINEAR, x0, t, eps), torch.full((5,), 9.0))  # not 9 times 24, not 3
     close(simple(answering(eps), EPS, LINEAR, x0, t, eps), torch.zeros(5))

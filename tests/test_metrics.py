@@ -14,6 +14,7 @@ from ddpm_path.lab.metrics import (
     Result,
     _jitter,
     accuracy,
+    balanced_labels,
     by_heart,
     coverage,
     frechet_distance,
@@ -22,7 +23,7 @@ from ddpm_path.lab.metrics import (
     nearest,
     quality,
     recognised,
-    sample_labelled,
+    sample,
     train_recogniser,
 )
 
@@ -244,18 +245,20 @@ def test_quality_of_real_images_is_one_and_of_noise_and_copies_is_told() -> None
     assert copies["novelty"] < 1e-6 and copies["recognised"] > 0.95
 
 
-def test_samples_to_be_judged_have_balanced_labels_and_each_follows_its_own() -> None:
-    schedule = LINEAR
-
+def test_samples_follow_their_labels_and_do_not_depend_on_their_number() -> None:
     def net(x: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
-        assert label is not None
-        scale, std = (c.float().view(-1, 1, 1, 1) for c in schedule(t))
-        return (x - scale * (label.view(-1, 1, 1, 1) / 5 - 0.5)) / std  # class k is the flat image k / 5 - 0.5
+        scale, std = (c.float().view(-1, 1, 1, 1) for c in LINEAR(t))
+        means = 0.9 if label is None else label.view(-1, 1, 1, 1) / 5 - 0.5
+        return (x - scale * means) / std  # class k is the flat image k / 5 - 0.5
 
-    images, labels = sample_labelled(net, schedule, 450, (1, 2, 2), 5, [1000, 500, 0], seed=3)
-    assert labels.bincount().tolist() == [90] * 5
+    labels = balanced_labels(450, 5)
+    assert labels is not None and labels.bincount().tolist() == [90] * 5 and labels[:6].tolist() == [0, 1, 2, 3, 4, 0]
+    images = sample(net, LINEAR, 450, (1, 2, 2), [1000, 500, 0], 3, labels)
     torch.testing.assert_close(images, (labels / 5 - 0.5).view(-1, 1, 1, 1).expand_as(images), atol=1e-5, rtol=0)
-    assert images.shape == (450, 1, 2, 2)
+    assert balanced_labels(450, 0) is None
+    assert bool((sample(net, LINEAR, 3, (1, 2, 2), [1000, 0], 3) - 0.9).abs().max() < 1e-5)
+    noisy = sample(net, LINEAR, 450, (1, 2, 2), [1000, 500, 1], 3, labels)  # the noise of 500 -> 1 is still there
+    torch.testing.assert_close(sample(net, LINEAR, 7, (1, 2, 2), [1000, 500, 1], 3, labels[:7]), noisy[:7])
 
 
 def test_by_heart_knows_the_images_of_each_label_only() -> None:

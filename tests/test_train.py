@@ -26,6 +26,7 @@ def data():
 
 
 def quiet(monkeypatch):
+    """Without the sample grids, which cost most of the time."""
     monkeypatch.setattr(train, "_picture", lambda *arguments: None)
 
 
@@ -69,9 +70,9 @@ def test_labels_are_dropped_example_by_example(data, monkeypatch):
     seen = []
     real = train.simple
 
-    def spy(net, prediction, schedule, x0, t, eps, label):
-        seen.append(label == 10)
-        return real(net, prediction, schedule, x0, t, eps, label)
+    def spy(net, *arguments):
+        seen.append(net.keywords["label"] == 10)
+        return real(net, *arguments)
 
     monkeypatch.setattr(train, "simple", spy)
     train.train(replace(TINY, steps=30, label_dropout=0.3), data)
@@ -88,18 +89,24 @@ def test_training_learns_more_than_the_average_image(data):
     assert sum(entry.loss for entry in trained.log[-20:]) / 20 < 0.8 * mean_image
 
 
-def test_a_stopped_and_resumed_run_is_the_run_that_never_stopped(data, tmp_path, monkeypatch):
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_a_stopped_and_resumed_run_is_the_run_that_never_stopped(data, tmp_path, monkeypatch, dropout):
     quiet(monkeypatch)
-    straight = train.train(TINY, data)
+    recipe = replace(TINY, net=TINY.net | {"dropout": dropout})
+    straight = train.train(recipe, data)
 
-    def stop(path, *rest):
+    save = train._save
+
+    def save_and_stop(*arguments):
+        save(*arguments)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(train, "_picture", stop)  # called right after the checkpoint of step 10
+        patch.setattr(train, "_save", save_and_stop)
         with pytest.raises(KeyboardInterrupt):
-            train.train(TINY, data, tmp_path, save_every=10)
-    resumed = train.train(TINY, data, tmp_path, save_every=10)
+            train.train(recipe, data, tmp_path, save_every=10)
+    torch.rand(7)  # the global generator has moved on meanwhile
+    resumed = train.train(recipe, data, tmp_path, save_every=10)
     for one, other in ((straight.net, resumed.net), (straight.ema, resumed.ema)):
         for a, b in zip(one.parameters(), other.parameters(), strict=True):
             assert torch.equal(a, b)
@@ -140,6 +147,20 @@ def test_illegal_images_are_named_before_training(data):
             train.train(TINY, data._replace(train=broken))
     with pytest.raises(ValueError, match="10 is not divisible by 4: nearest legal sizes 8, 12"):
         train.train(TINY, data._replace(train=torch.nn.functional.pad(data.train, (1, 1, 1, 1), value=-1.0)))
+
+
+def test_a_folder_that_cannot_be_written_is_told_before_training(data, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError):
+        train.train(replace(TINY, steps=10**9), data, tmp_path / "file" / "run")
+
+
+def test_a_network_without_labels_trains_and_is_drawn_from(data, tmp_path):
+    recipe = replace(TINY, net=TINY.net | {"classes": 0}, steps=2)
+    train.train(recipe, data, tmp_path, save_every=1)
+    assert (tmp_path / "samples-000002.png").exists()
+    with pytest.raises(ValueError, match="the network has 7 classes, digits8 has 10"):
+        train.train(replace(TINY, net=TINY.net | {"classes": 7}), data)
 
 
 def test_unknown_recipe_is_met_with_the_nearest():

@@ -259,8 +259,25 @@ def test_illegal_widths_are_refused():
 
 
 def test_illegal_labels_are_refused():
-    for label in (torch.tensor([0, 1, 4]), torch.tensor([0, -1, 2])):
-        with pytest.raises(ValueError, match="labels run from 0 to 2, and 3 is the null label"):
+    for label in (torch.tensor([0, 1, 4]), torch.tensor([0, -1, 2]), 4, torch.zeros(3)):
+        with pytest.raises(ValueError, match="labels are whole numbers from 0 to 2, and 3 is the null label"):
+            fresh()(images(), torch.ones(3), label)
+    for label in (torch.zeros(2).long(), torch.zeros(3, 1).long(), [0, 1]):
+        with pytest.raises(ValueError, match="label is one number, or one for each of the 3 items"):
             fresh()(images(), torch.ones(3), label)
     with pytest.raises(ValueError, match="without labels"):
         fresh(classes=0)(images(), torch.ones(3), torch.zeros(3).long())
+
+
+def test_one_time_or_label_stands_for_all_items():
+    net = fresh()
+    torch.nn.init.normal_(net.head.weight)
+    each = net(images(), torch.full((3,), 7.0), torch.full((3,), 2))
+    assert torch.equal(net(images(), 7.0, 2), each) and torch.equal(net(images(), torch.tensor([7]), [2, 2, 2]), each)
+
+
+def test_images_of_another_dtype_or_none_at_all_are_refused():
+    with pytest.raises(ValueError, match=r"x is torch.float64, the network torch.float32"):
+        fresh()(images().double(), torch.ones(3))
+    with pytest.raises(ValueError, match="B > 0"):
+        fresh()(images()[:0], torch.ones(0))

@@ -5,7 +5,7 @@ to be compared. None of these is called FID: the features are a small classifier
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -14,16 +14,15 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ddpm_path.exact import FiniteData
-from ddpm_path.gaussian import q_sample
+from ddpm_path.gaussian import fixed_small, q_sample
 from ddpm_path.guidance import clip_x0
 from ddpm_path.lab.datasets import Images, check_images
 from ddpm_path.losses import Network
-from ddpm_path.samplers import ancestral, last, start_noise
+from ddpm_path.samplers import Variance, ancestral, last, start_noise
 from ddpm_path.schedule import Schedule
 
 CONFIDENT = 0.9
 Settings = dict[str, str | int | float]
-LabelledEps = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -132,7 +131,7 @@ def coverage(real: Tensor, samples: Tensor, neighbours: int = 5) -> float:
 
 
 def nearest(images: Tensor, training: Tensor, chunk: int = 5000) -> Tensor:
-    """The distance of each image to its nearest training image, (N,), in pixels' units."""
+    """The distance of each image to its nearest training image, (N,), in [-1, 1] units."""
     flat = images.flatten(1).double()
     parts = [torch.cdist(flat, part.flatten(1).double()).amin(1) for part in torch.split(training, chunk)]
     return torch.stack(parts).amin(0)
@@ -172,14 +171,9 @@ def kernel_distance(a: Tensor, b: Tensor) -> float:
 
 @torch.no_grad()
 def loss_by_level(
-    eps_fn: LabelledEps,
-    schedule: Schedule,
-    images: Tensor,
-    labels: Tensor,
-    times: Sequence[float],
-    seed: int = 0,
+    eps_net: Network, schedule: Schedule, images: Tensor, labels: Tensor | None, times: Sequence[float], seed: int = 0
 ) -> Tensor:
-    """The eps error E|eps - eps_fn(x_t, t, label)|^2 per dimension at each time, (len(times),).
+    """The eps error E|eps - eps_net(x_t, t, label)|^2 per dimension at each time, (len(times),).
 
     Answering 0 costs 1 at every time: the baseline that doing nothing sets. The same noise is used at all times.
     """
@@ -188,38 +182,52 @@ def loss_by_level(
     for t in times:
         batch = torch.full((len(images),), float(t))
         x = q_sample(images, eps, schedule(batch))
-        errors.append((eps_fn(x, batch, labels) - eps).square().mean())
+        errors.append((eps_net(x, batch, labels) - eps).square().mean())
     return torch.stack(errors)
 
 
-def by_heart(data: Images, schedule: Schedule) -> LabelledEps:
-    """The optimum on the training images, given the label: what a network that memorised them all would answer."""
+def by_heart(data: Images, schedule: Schedule) -> Network:
+    """The finite-set optimum: what a network that knew all training images by heart would answer to x, t and label."""
+    everything = FiniteData(data.train).eps_fn(schedule)
     worlds = [FiniteData(data.train[data.train_labels == k]).eps_fn(schedule) for k in range(len(data.classes))]
 
-    def eps_fn(x: Tensor, t: Tensor, label: Tensor) -> Tensor:
+    def eps_net(x: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
+        if label is None:
+            return everything(x, t)
         eps = torch.empty_like(x)
         for k in torch.unique(label).tolist():
             of_k = label == k
             eps[of_k] = worlds[k](x[of_k], t[of_k])
         return eps
 
-    return eps_fn
+    return eps_net
 
 
-def sample_labelled(
-    net: Network, schedule: Schedule, n: int, shape: Sequence[int], classes: int, times: Sequence[float], seed: int
-) -> tuple[Tensor, Tensor]:
-    """n images with balanced labels 0, 1, ..., classes - 1, 0, ...: ancestral sampling, x_0 clipped, no guidance."""
-    labels = torch.arange(n) % classes
+def balanced_labels(n: int, classes: int) -> Tensor | None:
+    """Labels 0, 1, ..., classes - 1, 0, ..., (n,); None for a model without classes."""
+    return torch.arange(n) % classes if classes else None
+
+
+def sample(
+    eps_net: Network,
+    schedule: Schedule,
+    n: int,
+    shape: Sequence[int],
+    times: Sequence[float],
+    seed: int,
+    labels: Tensor | None = None,
+    variance: Variance = fixed_small,
+) -> Tensor:
+    """n images (n, *shape) with a progress bar: ancestral sampling, x_0 clipped, no guidance."""
 
     def eps_fn(x: Tensor, t: Tensor) -> Tensor:  # parts that fit a CPU's cache are faster than one large batch
-        parts = zip(*(torch.split(a, 200) for a in (x, t, labels)), strict=True)
-        return torch.cat([net(*part) for part in parts])
+        parts = (slice(i, i + 200) for i in range(0, n, 200))
+        return torch.cat([eps_net(x[part], t[part], None if labels is None else labels[part]) for part in parts])
 
     generator = torch.Generator().manual_seed(seed)
     x = start_noise(n, shape, generator)
-    states = ancestral(clip_x0(eps_fn, schedule), schedule, x, times, generator=generator)
-    return last(iter(tqdm(states, total=len(times) - 1, desc=f"{n} samples"))), labels
+    states = ancestral(clip_x0(eps_fn, schedule), schedule, x, times, variance, generator=generator)
+    return last(tqdm(states, total=len(times) - 1, desc=f"{n} samples"))
 
 
 def quality(net: Recogniser, data: Images, samples: Tensor, labels: Tensor | None, settings: Settings) -> list[Result]:
@@ -227,33 +235,36 @@ def quality(net: Recogniser, data: Images, samples: Tensor, labels: Tensor | Non
 
     `recognised`: the samples' rate over the test images' rate. `coverage`: of test images' neighbourhoods (pixels)
     by samples, over that by as many real training images; averaged over batches of samples as large as the test
-    set. `novelty`: median distance to the nearest training image, over the test images' own.
+    set. `novelty`: median distance to the nearest training image, over the test images' own; copies have 0.
     """
     rate, error = recognised(net, samples, labels)
     real_rate, real_error = recognised(net, data.test, data.test_labels)
     ratio = rate / real_rate
     ratio_error = ratio * math.hypot(error / max(rate, 1e-9), real_error / real_rate)
 
-    n = min(len(samples), len(data.test), 1000)
+    n = min(len(samples) // 2, len(data.test), 1000)  # two batches at least, so that their spread is known
     test = data.test[_some(len(data.test), n)]
-    hold_out = torch.stack([data.train[_some(len(data.train), n, seed)] for seed in range(1, 6)])
-    real_cover = [coverage(test, part) for part in hold_out]
-    cover = [coverage(test, part) for part in torch.split(samples, n) if len(part) == n]
-    mean_real = sum(real_cover) / len(real_cover)
-    value = sum(cover) / len(cover) / mean_real
-    cover_error = math.sqrt(value * max(1 - value, 0.0) / n)
+    hold_out = [data.train[_some(len(data.train), n, seed)] for seed in range(1, 6)]
+    batches = [samples[i : i + n] for i in range(0, len(samples) - n + 1, n)]
+    cover, real_cover = (torch.tensor([coverage(test, part) for part in parts]) for parts in (batches, hold_out))
+    value = float(cover.mean() / real_cover.mean())
+    cover_error = value * _relative_error(cover, real_cover)
 
     near, near_real = nearest(samples, data.train), nearest(test, data.train)
     novelty = float(near.median() / near_real.median())
-    novelty_error = (
-        1.25 * novelty * math.hypot(*(float(d.std() / d.mean()) / math.sqrt(len(d)) for d in (near, near_real)))
-    )
+    # A median's standard error is 1.25 times the mean's, if the distances are about normal.
+    novelty_error = 1.25 * novelty * _relative_error(near, near_real)
     settings = settings | {"data": data.name, "n": len(samples), "split": "test"}
     return [
         Result("recognised", ratio, ratio_error, settings),
         Result("coverage", value, cover_error, settings),
         Result("novelty", novelty, novelty_error, settings),
     ]
+
+
+def _relative_error(*measured: Tensor) -> float:
+    """The standard error of a ratio of means, relative to the ratio."""
+    return math.hypot(*(float(m.std() / m.mean().clamp(min=1e-9)) / math.sqrt(len(m)) for m in measured))
 
 
 def _some(n: int, k: int, seed: int = 0) -> Tensor:

@@ -102,11 +102,13 @@ def loss_by_level(times: Sequence[float], curves: Mapping[str, Tensor]) -> Figur
     return figure
 
 
-def save(figure: Figure, path: Path) -> None:
+def save(figure: Figure, path: Path | str) -> None:
     """Write the figure as a PNG, whole or not at all; its folder is made."""
+    path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path.with_suffix(".tmp"), format="png", dpi=120)
-    path.with_suffix(".tmp").replace(path)
+    part = path.with_name(f".{path.name}.part")
+    figure.savefig(part, format="png", dpi=120)
+    part.replace(path)
 
 
 def show(figure: Figure, alt: str) -> None:

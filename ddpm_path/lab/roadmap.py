@@ -3,7 +3,6 @@
 from collections.abc import Collection
 from dataclasses import dataclass
 from enum import Enum
-from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 
@@ -401,11 +400,7 @@ def notebooks_folder() -> Path:
     clone = Path(__file__).parents[2]
     if (clone / "pyproject.toml").exists() and (clone / "notebooks").is_dir():
         return clone / "notebooks"
-    try:
-        urls = dict(line.split(", ", 1) for line in metadata.metadata("ddpm-path").get_all("Project-URL") or [])
-    except metadata.PackageNotFoundError:
-        urls = {}
-    address = urls.get("Repository", "<the repository's address>")
     raise FileNotFoundError(
-        f"the notebooks are not part of the installed package: git clone {address}, then run this inside the clone"
+        "the notebooks are not part of the installed package: clone the repository of ddpm_path (`git clone`, with the "
+        "address you had the package from) and run this inside the clone"
     )

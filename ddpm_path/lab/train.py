@@ -1,6 +1,6 @@
 """The training loop: AdamW, warm-up and cosine decay, a warmed-up EMA, stratified times, checkpoints.
 
-All randomness of a step follows from (seed, step), so a resumed run is the run that was never stopped.
+All randomness of a step follows from (seed, step), dropout's too: a resumed run is the run that was never stopped.
 """
 
 import copy
@@ -9,6 +9,7 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -43,65 +44,71 @@ class Trained(NamedTuple):
     log: list[Log]
 
 
-def train(recipe: Recipe, data: Images, folder: Path | None = None, save_every: int = 1000) -> Trained:
+def train(recipe: Recipe, data: Images, folder: Path | None = None, save_every: int = 250) -> Trained:
     """Train a network as `recipe` says, with a progress bar [Ho 2020, alg. 1].
 
-    With a `folder` a checkpoint and the log are written there every `save_every` steps, and a run found there
-    is resumed. ValueError for illegal images or a folder that holds another run; FloatingPointError at the first
-    loss that is not finite (the last checkpoint is kept).
+    With a `folder` a checkpoint and the log are written there every `save_every` steps, a sample grid every fourth
+    time, and a run found there is resumed. ValueError for illegal images or a folder that holds another run, before
+    training; FloatingPointError at the first loss that is not finite (the last checkpoint is kept).
     """
     check_images(data.train)
     if recipe.batch > len(data.train):
         raise ValueError(f"batch {recipe.batch} exceeds the {len(data.train)} training images: choose a smaller batch")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng():
         torch.manual_seed(recipe.seed)
         net = recipe.network().to(device)
+    if net.classes not in (0, len(data.classes)):
+        raise ValueError(f"the network has {net.classes} classes, {data.name} has {len(data.classes)}")
     ema = copy.deepcopy(net).requires_grad_(False)
     optimiser = torch.optim.AdamW(net.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay)
     log: list[Log] = []
     if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
         log = _resume(folder, recipe, net, ema, optimiser)
     schedule, prediction = recipe.schedule(), recipes.PREDICTIONS[recipe.prediction]
     images, labels = data.train.to(device), data.train_labels.to(device)
 
-    bar = tqdm(total=recipe.steps, initial=len(log), desc="training", unit="step", mininterval=0.5)
     first, earlier, began = len(log), log[-1].seconds if log else 0.0, time.perf_counter()
-    for step in range(first, recipe.steps):
-        draw = torch.Generator().manual_seed((recipe.seed * 1_000_003 + step + 1) % 2**32)
-        at = _batch(step, recipe, len(images)).to(device)
-        t = stratified_times(recipe.batch, recipe.T, draw)
-        eps = torch.randn(recipe.batch, *images.shape[1:], generator=draw).to(device)
-        dropped = torch.rand(recipe.batch, generator=draw).to(device) < recipe.label_dropout
-        label = labels[at].masked_fill(dropped, net.classes) if net.classes else None
+    steps = tqdm(range(first, recipe.steps), initial=first, total=recipe.steps, desc="training", unit="step")
+    with steps, torch.random.fork_rng():
+        for step in steps:
+            step_seed = (recipe.seed * 1_000_003 + step + 1) % 2**32
+            torch.manual_seed(step_seed ^ 0x5EED)  # for dropout
+            draw = torch.Generator().manual_seed(step_seed)
+            at = _batch(step, recipe, len(images)).to(device)
+            t = stratified_times(recipe.batch, recipe.T, draw)
+            eps = torch.randn(recipe.batch, *images.shape[1:], generator=draw).to(device)
+            dropped = torch.rand(recipe.batch, generator=draw).to(device) < recipe.label_dropout
+            label = labels[at].masked_fill(dropped, net.classes) if net.classes else None
 
-        lr = learning_rate(step, recipe)
-        for group in optimiser.param_groups:
-            group["lr"] = lr
-        loss = simple(net, prediction, schedule, images[at], t, eps, label).mean()
-        optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        grad_norm = torch.nn.utils.clip_grad_norm_(net.parameters(), recipe.clip)
-        seconds = time.perf_counter() - began
-        entry = Log(step, loss.item(), lr, grad_norm.item(), earlier + seconds)
-        if not math.isfinite(entry.loss + entry.grad_norm):
-            raise FloatingPointError(
-                f"loss {entry.loss} and gradient norm {entry.grad_norm} at step {step} (lr {lr:.2g}, {images.dtype}): "
-                "lower lr, lengthen warmup or look at the data; the last checkpoint is kept"
-            )
-        optimiser.step()
-        update_ema(ema, net, step, recipe.ema)
-        log.append(entry)
+            lr = learning_rate(step, recipe)
+            for group in optimiser.param_groups:
+                group["lr"] = lr
+            loss = simple(partial(net, label=label), prediction, schedule, images[at], t, eps).mean()
+            optimiser.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            grad_norm = torch.nn.utils.clip_grad_norm_(net.parameters(), recipe.clip)
+            seconds = time.perf_counter() - began
+            entry = Log(step, loss.item(), lr, grad_norm.item(), earlier + seconds)
+            if not math.isfinite(entry.loss + entry.grad_norm):
+                raise FloatingPointError(
+                    f"loss {entry.loss} and gradient norm {entry.grad_norm} at step {step} (lr {lr:.2g}, "
+                    f"{images.dtype}): lower lr, lengthen warmup or look at the data; the last checkpoint is kept"
+                )
+            optimiser.step()
+            update_ema(ema, net, step, recipe.ema)
+            log.append(entry)
 
-        bar.update()
-        if step % 10 == 9:
-            speed = (step + 1 - first) * recipe.batch / seconds
-            recent = [entry.loss for entry in log[-100:]]
-            bar.set_postfix_str(f"loss {sum(recent) / len(recent):.4f}, {speed:.0f} images/s")
-        if folder is not None and ((step + 1) % save_every == 0 or step + 1 == recipe.steps):
-            _save(folder, recipe, net, ema, optimiser, log)
-            _picture(folder / f"samples-{step + 1:06d}.png", recipe, data, net, ema)
-    bar.close()
+            if step % 10 == 9:
+                recent = [entry.loss for entry in log[-100:]]
+                speed = (step + 1 - first) * recipe.batch / seconds
+                steps.set_postfix_str(f"loss {sum(recent) / len(recent):.4f}, {speed:.0f} images/s")
+            done, end = step + 1, step + 1 == recipe.steps
+            if folder is not None and (done % save_every == 0 or end):
+                _save(folder, recipe, net, ema, optimiser, log)
+            if folder is not None and (done % (4 * save_every) == 0 or end):
+                _picture(folder / f"samples-{done:06d}.png", recipe, data, net, ema)
     return Trained(net.eval(), ema.eval(), log)
 
 
@@ -156,13 +163,13 @@ def _save(folder: Path, recipe: Recipe, net: UNet, ema: UNet, optimiser: torch.o
 
 
 def _picture(path: Path, recipe: Recipe, data: Images, net: UNet, ema: UNet) -> None:
-    """One fixed-seed grid at every save, to see a run improve: two rows of the raw network, two of the average."""
+    """One fixed-seed grid, to see a run improve: two rows of the raw network, two of the average."""
     schedule, times = recipe.schedule(), uniform_times(recipe.T, min(25, recipe.T))
-    shape, classes, rows = data.train.shape[1:], len(data.classes), []
+    shape, labels, rows = data.train.shape[1:], metrics.balanced_labels(20, net.classes), []
     for weights in (net, ema):
         eval_net = copy.deepcopy(weights).cpu().eval()
         eps_net = as_eps(eval_net, recipes.PREDICTIONS[recipe.prediction], schedule)
-        rows.append(metrics.sample_labelled(eps_net, schedule, 20, shape, classes, times, seed=0)[0])
+        rows.append(metrics.sample(eps_net, schedule, 20, shape, times, 0, labels))
     plots.save(plots.grid(torch.cat(rows)), path)
 
 
@@ -189,6 +196,8 @@ def train_recipe(name: str, folder: Path, steps: int | None = None) -> None:
     ValueError for a name that has no recipe. `steps` shortens a diffusion model's run, for a first look.
     """
     if name in recipes.RECOGNISERS:
+        if steps is not None:
+            raise ValueError(f"{name} trains in epochs, within minutes: leave --steps out")
         _train_recogniser(name, folder)
         return
     if name not in recipes.RECIPES:
@@ -197,8 +206,10 @@ def train_recipe(name: str, folder: Path, steps: int | None = None) -> None:
     if steps is not None:
         recipe = replace(recipe, steps=steps)
     data = DATASETS[recipe.data]()
+    zoo.load_recogniser(f"{data.name}-recogniser")  # needed at the end: better missed now
     trained = train(recipe, data, folder)
     card = {
+        "kind": "diffusion",
         "recipe": asdict(recipe),
         "data_digest": data.digest,
         "size": data.train.shape[-1],
@@ -208,37 +219,45 @@ def train_recipe(name: str, folder: Path, steps: int | None = None) -> None:
         "hardware": hardware(),
         "torch": torch.__version__,
     }
-    zoo.save(name, trained.ema, card | {"metrics": []}, folder)
-    net, schedule = zoo.load(name, folder)  # measure what is shipped: half-precision weights
+    zoo.save(name, trained.ema, card, folder)
+    measure(name, folder, data)
 
-    times = [1, 10, 50, *range(100, recipe.T + 1, 100)]
-    table = eps_by_level(net, schedule, data, times)
+
+def measure(name: str, folder: Path, data: Images) -> None:
+    """Measure a model as it lies in `folder`, in half precision, and write the results into its card."""
+    net, card = zoo.load_network(name, folder)
+    eps_net, schedule = zoo.load(name, folder)
+
+    times = [1, 10, 50, *range(100, schedule.T + 1, 100)]
+    table = eps_by_level(eps_net, schedule, data, times, labelled=net.classes > 0)
     print("eps error by noise level (doing nothing: 1)\n" + " ".join(f"{t:>9}" for t in ["t", *times]))
     for label, row in table.items():
         print(f"{label:>9} " + " ".join(f"{v:9.4f}" for v in row.tolist()))
     plots.save(plots.loss_by_level(times, table), folder / "loss-by-level.png")
 
-    sampling: metrics.Settings = {"weights": "ema", "sampler": "ancestral", "steps": 50, "seed": 0}
-    shape, T = data.train.shape[1:], recipe.T
-    samples, labels = metrics.sample_labelled(
-        net, schedule, 2000, shape, len(data.classes), uniform_times(T, min(50, T)), seed=0
-    )
-    recogniser = zoo.load_recogniser(f"{data.name}-recogniser")
-    results = metrics.quality(recogniser, data, samples, labels, sampling)
+    settings: metrics.Settings = {"weights": "ema", "sampler": "ancestral", "steps": min(50, schedule.T), "seed": 0}
+    grid, labels = uniform_times(schedule.T, min(50, schedule.T)), metrics.balanced_labels(2000, net.classes)
+    samples = metrics.sample(eps_net, schedule, 2000, data.train.shape[1:], grid, 0, labels)
+    plots.save(plots.grid(samples[:100]), folder / "samples.png")
+    results = metrics.quality(zoo.load_recogniser(f"{data.name}-recogniser"), data, samples, labels, settings)
     for result in results:
         print(f"{result.metric:>12}: {result.value:.3f} +- {result.error:.3f} of what real images reach")
-    plots.save(plots.grid(samples[:100]), folder / "samples.png")
-    zoo.save(name, trained.ema, card | {"metrics": [asdict(result) for result in results]}, folder)
+    zoo.save(name, net, card | {"metrics": [asdict(result) for result in results]}, folder)
 
 
-def eps_by_level(net: Network, schedule: Discrete, data: Images, times: Sequence[float]) -> dict[str, Tensor]:
+def eps_by_level(
+    eps_net: Network, schedule: Discrete, data: Images, times: Sequence[float], labelled: bool = True
+) -> dict[str, Tensor]:
     """The eps error of a network on training and test images, beside the training set's own optimum."""
     n = min(256, len(data.test))
-    train, test = (data.train[:n], data.train_labels[:n]), (data.test[:n], data.test_labels[:n])
+
+    def error(net: Network, images: Tensor, labels: Tensor) -> Tensor:
+        return metrics.loss_by_level(net, schedule, images[:n], labels[:n] if labelled else None, times)
+
     return {
-        "train": metrics.loss_by_level(net, schedule, *train, times),
-        "test": metrics.loss_by_level(net, schedule, *test, times),
-        "by heart": metrics.loss_by_level(metrics.by_heart(data, schedule), schedule, *train, times),
+        "train": error(eps_net, data.train, data.train_labels),
+        "test": error(eps_net, data.test, data.test_labels),
+        "by heart": error(metrics.by_heart(data, schedule), data.train, data.train_labels),
     }
 
 
@@ -255,6 +274,7 @@ def _train_recogniser(name: str, folder: Path) -> None:
     began = time.perf_counter()
     net = metrics.train_recogniser(data, recipe.epochs, recipe.seed)
     card = {
+        "kind": "recogniser",
         "recipe": asdict(recipe),
         "data_digest": data.digest,
         "seconds": round(time.perf_counter() - began),

@@ -13,7 +13,7 @@ from torch import nn
 from ddpm_path.lab.datasets import DATA
 from ddpm_path.lab.errors import unknown
 from ddpm_path.lab.metrics import Recogniser
-from ddpm_path.lab.recipes import BETAS, PREDICTIONS
+from ddpm_path.lab.recipes import PREDICTIONS, Recipe
 from ddpm_path.losses import Network, as_eps
 from ddpm_path.schedule import Discrete
 from ddpm_path.unet import UNet
@@ -32,16 +32,19 @@ def card(name: str, folder: Path = ZOO) -> Card:
     path = folder / f"{name}.json"
     if not path.exists():
         raise unknown("model", name, names(folder))
-    content: Card = json.loads(path.read_text())
+    try:
+        content: Card = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error}): fetch it again") from error
     return content
 
 
 def load_network(name: str, folder: Path = ZOO) -> tuple[UNet, Card]:
     """The bare network in float32, for inference, and its card; ValueError if the weights are damaged."""
     content = card(name, folder)
-    if "widths" not in content["recipe"]["net"]:
+    if content["kind"] != "diffusion":
         raise ValueError(f"{name!r} is a classifier for the metrics, not a diffusion model: use load_recogniser")
-    net = UNet(**content["recipe"]["net"])
+    net = Recipe(**content["recipe"]).network()
     _fill(net, name, content, folder)
     return net, content
 
@@ -53,14 +56,16 @@ def load(name: str, folder: Path = ZOO) -> tuple[Network, Discrete]:
     file is damaged: never random weights.
     """
     net, content = load_network(name, folder)
-    recipe = content["recipe"]
-    schedule = Discrete.from_betas(BETAS[recipe["betas"]](recipe["T"]))
-    return as_eps(net, PREDICTIONS[recipe["prediction"]], schedule), schedule
+    recipe = Recipe(**content["recipe"])
+    schedule = recipe.schedule()
+    return as_eps(net, PREDICTIONS[recipe.prediction], schedule), schedule
 
 
 def load_recogniser(name: str, folder: Path = ZOO) -> Recogniser:
     """A small classifier of real images, for the metrics."""
     content = card(name, folder)
+    if content["kind"] != "recogniser":
+        raise ValueError(f"{name!r} is a diffusion model, not a classifier: use load")
     net = Recogniser(**content["recipe"]["net"])
     _fill(net, name, content, folder)
     return net
