@@ -232,3 +232,9 @@ def test_checkerboard_is_even_on_eight_fields_that_touch_at_corners_only():
     inside = ((x + 1) * 2).frac()
     close(inside.mean(0), [0.5, 0.5], atol=4.5 / math.sqrt(12 * 16_000), rtol=0)
     close(inside.var(0), [1 / 12, 1 / 12], rtol=0.03)
+
+
+def test_the_shipped_digits_are_the_ones_that_the_readme_names():
+    with np.load(datasets.DATA / "digits.npz") as file:
+        digest = hashlib.sha256(file["images"].tobytes() + file["labels"].tobytes()).hexdigest()
+    assert digest in (datasets.DATA / "README.md").read_text(encoding="utf-8")

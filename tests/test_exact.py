@@ -260,3 +260,18 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before, float((x0 - d
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     kilobytes, finite = done.stdout.split()
     assert int(kilobytes) < 200_000 and finite == "True"
+
+
+def test_mixtures_refuse_what_is_none():
+    eye = torch.eye(2)[None]
+    for weights, covariances, words in (
+        ([0.5], eye, "sum to 1"),
+        ([float("nan")], eye, "sum to 1"),
+        ([1.0], torch.tensor([[[1.0, 0.5], [0.0, 1.0]]]), "symmetric"),
+        ([1.0], -eye, "positive definite"),
+        ([0.5, 0.5], eye, "want weights"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            GaussianMixture(torch.tensor(weights), torch.zeros(1, 2), covariances)
+    with pytest.raises(ValueError, match=r"x is \(B, 3\), not \(4, 1\)"):
+        GaussianMixture(torch.ones(1), torch.zeros(1, 3), torch.eye(3)[None]).score(torch.zeros(4, 1), LINEAR(5))

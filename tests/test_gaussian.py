@@ -268,3 +268,9 @@ def test_ho2020_prior_term_of_the_linear_schedule(square, bits):
 
 def test_bits_per_dim_of_uniform_pixels_is_8():
     close(bits_per_dim(torch.full((2,), 784 * math.log(256), dtype=torch.float64), 784), [8.0, 8.0])
+
+
+def test_eps_is_not_defined_on_data():
+    for std in (0.0, torch.tensor([0.1, 0.0])):
+        with pytest.raises(ValueError, match="t = 0 is data"):
+            eps_from_x0(randn(2, 3), randn(2, 3, seed=1), (1.0, std))

@@ -2,6 +2,7 @@ import itertools
 import math
 
 import diffusers.schedulers.scheduling_ddpm as theirs
+import numpy as np
 import pytest
 import torch
 from helpers import COSINE, LINEAR, close, gaussian_eps, randn, seeded, skewed_mixture
@@ -382,3 +383,18 @@ def test_cosine_schedule_survives_its_nearly_blind_end():
     states = list(ancestral(gaussian_eps(0.7, 1e-6, COSINE), COSINE, x, uniform_times(1000, 50)))
     close(states[0].x0, torch.full((4, 3), 0.7), atol=1e-4, rtol=0)
     close(states[-1].x, torch.full((4, 3), 0.7), atol=0.005, rtol=0)
+
+
+def test_times_may_be_a_tensor_or_an_array_and_come_back_as_numbers():
+    for times in (torch.tensor([1000, 500, 0]), np.array([1000, 500, 0]), (1000, 500, 0)):
+        seen = [state.t for state in ancestral(EPS, LINEAR, start(2, 3), times, generator=seeded(0))]
+        assert seen == [500, 0] and all(type(t) is int for t in seen)
+    for times in (torch.tensor([[1000, 0]]), [[1000], [0]]):
+        with pytest.raises(ValueError, match="times must fall strictly"):
+            ancestral(EPS, LINEAR, start(2, 3), times)
+
+
+def test_no_samples_are_refused():
+    for n, shape in ((0, (2,)), (3, (0, 2))):
+        with pytest.raises(ValueError, match="both must be at least 1"):
+            start_noise(n, shape)

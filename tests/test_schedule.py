@@ -306,3 +306,13 @@ def test_on_schedule_refuses_levels_the_network_never_saw(trained, wanted, t):
     world = skewed_mixture()
     with pytest.raises(ValueError, match=r"asked for|times lie in"):
         on_schedule(world.eps_fn(trained), trained, wanted)(randn(2, 2), torch.full((2,), t))
+
+
+def test_continuous_schedules_refuse_what_is_none():
+    for make in (lambda: VP(20, 0.1), lambda: SubVP(0, 1), lambda: VE(1, 1), lambda: VP(0.1, math.nan)):
+        with pytest.raises(ValueError, match="0 < (beta|sigma)_min < "):
+            make()
+    for schedule in (VP(), SubVP(), VE(), LINEAR):
+        for ratio in (-1.0, 1e9, math.nan):
+            with pytest.raises(ValueError, match=r"std / scale runs from .* asked for"):
+                schedule.time_at(ratio)
