@@ -1,6 +1,7 @@
 """The command line: list the path, run it, train a model, draw samples."""
 
 import argparse
+import os
 import sys
 import textwrap
 from collections.abc import Sequence
@@ -21,6 +22,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             train(options.name, options.out or Path("build/train") / options.name, options.steps)
         else:
             sample(options.name, options.steps, options.sampler, options.label, options.seed, options.n, options.out)
+    except BrokenPipeError:  # of `... list | head`: Python would complain once more when it flushes at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except (ValueError, FloatingPointError, OSError) as error:
         print(f"ddpm-path: error: {error}", file=sys.stderr)
         return 2

@@ -310,7 +310,7 @@ def test_on_schedule_refuses_levels_the_network_never_saw(trained, wanted, t):
 
 def test_continuous_schedules_refuse_what_is_none():
     for make in (lambda: VP(20, 0.1), lambda: SubVP(0, 1), lambda: VE(1, 1), lambda: VP(0.1, math.nan)):
-        with pytest.raises(ValueError, match="0 < (beta|sigma)_min < "):
+        with pytest.raises(ValueError, match=r"0 < (beta|sigma)_min < "):
             make()
     for schedule in (VP(), SubVP(), VE(), LINEAR):
         for ratio in (-1.0, 1e9, math.nan):

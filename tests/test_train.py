@@ -47,6 +47,10 @@ def test_learning_rate_rises_to_its_peak_and_falls_to_zero():
     assert rates[0] == pytest.approx(0.1) and rates[9] == pytest.approx(1.0) and rates[10] == pytest.approx(1.0)
     assert rates[55] == pytest.approx(0.5)  # half way down the cosine
     assert 0 < rates[99] < 0.001 and all(a >= b for a, b in itertools.pairwise(rates[10:]))
+    twice = replace(recipe, steps=150, restart=100)
+    assert [train.learning_rate(step, twice) for step in range(100)] == rates
+    again = [train.learning_rate(step, twice) for step in range(100, 150)]
+    assert again == [train.learning_rate(step, replace(recipe, steps=50)) for step in range(50)]
 
 
 def test_ema_forgets_its_initial_weights_as_the_warm_up_says():

@@ -22,8 +22,9 @@ class Recipe:
     """All that makes a diffusion model, as plain values that its card repeats.
 
     data: a name of `datasets.DATASETS`; net: the arguments of `UNet`; betas and prediction: names of the tables
-    above. lr rises over `warmup` steps and falls to 0 on a half cosine; `label_dropout` is the share of examples
-    that train the null label; `ema` is the largest decay of the moving average.
+    above. lr rises over `warmup` steps and falls to 0 on a half cosine, and does so once more from step `restart` on,
+    if that is not 0 [Loshchilov & Hutter 2017]; `label_dropout` is the share of examples that train the null label;
+    `ema` is the largest decay of the moving average.
     """
 
     data: str
@@ -35,6 +36,7 @@ class Recipe:
     batch: int = 64
     lr: float = 2e-3
     warmup: int = 100
+    restart: int = 0
     weight_decay: float = 0.01
     clip: float = 1.0
     ema: float = 0.999
@@ -72,7 +74,7 @@ SMALL: dict[str, int | float | list[int]] = {
 RECIPES: dict[str, Recipe] = {
     "digits": Recipe("digits", SMALL, steps=3000),
     "digits-live": Recipe("digits", SMALL, steps=1000),
-    "mnist": Recipe("mnist", SMALL, steps=6000),
+    "mnist": Recipe("mnist", SMALL, steps=9000, restart=6000),
 }
 RECOGNISERS: dict[str, RecogniserRecipe] = {
     "digits-recogniser": RecogniserRecipe("digits", epochs=30),

@@ -357,7 +357,8 @@ CLAIMS: tuple[Claim, ...] = (
     Claim(
         "ddpm-covers",
         "04_ddpm_reverse",
-        "A guard: the samples are as diverse as the data, and reach the neighbourhoods of test digits as real ones do",
+        "A guard: the samples are as diverse as the data, and reach the neighbourhoods of test digits as real ones do "
+        "[Ho 2020, sec. 4.1, where FID is the guard]",
         "Model and samples: those of `ddpm-digits`. Coverage: the share of the 355 test digits with one of 355 samples "
         "nearer than their fifth real neighbour, in pixels; over that of 355 real training digits. Margin: the ratio "
         "of the means over 5 batches of each - 0.9; its standard error from their spreads.",
