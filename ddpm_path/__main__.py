@@ -50,7 +50,7 @@ def _parser() -> argparse.ArgumentParser:
     sampling = commands.add_parser("sample", help="draw samples from a shipped model")
     sampling.add_argument("name", metavar="NAME", help="a model of the zoo: digits, mnist, ...")
     sampling.add_argument("--steps", type=int, help="sampling steps (default: the whole chain)")
-    sampling.add_argument("--sampler", default="ancestral", help="ancestral (default) or ancestral-large")
+    sampling.add_argument("--sampler", default="ancestral", help="ancestral (default), ancestral-large or ddim")
     sampling.add_argument("--label", help="a class to draw (default: none)")
     sampling.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
     sampling.add_argument("--n", type=_positive, default=16, help="number of samples (default: %(default)s)")
@@ -135,22 +135,29 @@ def sample(name: str, steps: int | None, sampler: str, label: str | None, seed: 
         raise ValueError(f"{out} is a folder: give the name of a PNG file")
     out.parent.mkdir(parents=True, exist_ok=True)
 
+    from functools import partial
+
     import torch
 
-    from ddpm_path import gaussian
+    from ddpm_path.gaussian import fixed_large
     from ddpm_path.lab import metrics, plots, zoo
     from ddpm_path.lab.errors import unknown
+    from ddpm_path.samplers import Sampler, ancestral, ddim
     from ddpm_path.schedule import uniform_times
 
-    variances = {"ancestral": gaussian.fixed_small, "ancestral-large": gaussian.fixed_large}
-    if sampler not in variances:
-        raise unknown("sampler", sampler, variances)
+    samplers: dict[str, Sampler] = {
+        "ancestral": ancestral,
+        "ancestral-large": partial(ancestral, variance=fixed_large),
+        "ddim": ddim,
+    }
+    if sampler not in samplers:
+        raise unknown("sampler", sampler, samplers)
     net, schedule = zoo.load(name)
     card = zoo.card(name)
     labels = None if label is None else torch.full((n,), _class(label, card["classes"]))
     times = uniform_times(schedule.T, schedule.T if steps is None else steps)
     shape = (card["recipe"]["net"]["channels"], card["size"], card["size"])
-    images = metrics.sample(net, schedule, n, shape, times, seed, labels, variances[sampler])
+    images = metrics.sample(net, schedule, n, shape, times, seed, labels, samplers[sampler])
     plots.save(plots.grid(images, min(n, 8)), out)
     print(f"{n} samples of {name}, {len(times) - 1} steps of {sampler}, seed {seed}: {out}")
 

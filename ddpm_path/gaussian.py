@@ -102,6 +102,20 @@ def posterior(x0: Tensor, x: Tensor, now: AnyLevel, then: AnyLevel) -> tuple[Ten
     return expand(on_x0, x) * x0 + expand(on_x, x) * x, fixed_small(now, then)
 
 
+def ddim_step(
+    x0: Tensor, eps: Tensor, now: AnyLevel, then: AnyLevel, eta: float = 0.0, noise: Tensor | None = None
+) -> Tensor:
+    """x_s from the estimates of x_0 and eps at x_t [Song 2020, eq. 12, 16].
+
+    eta scales the standard deviation of fresh `noise`: 0 is deterministic, 1 is DDPM's step with `fixed_small`.
+    Whatever it is, x_s has the level `then`: what the noise takes, eps gives up.
+    """
+    variance = eta**2 * fixed_small(now, then)
+    kept = torch.as_tensor(then[1] ** 2 - variance, dtype=torch.float64).clamp(min=0).sqrt()
+    x = expand(then[0], x0) * x0 + expand(kept, x0) * eps
+    return x if noise is None else x + expand(variance, x0).sqrt() * noise
+
+
 def kl(mean1: Tensor, var1: Coefficient, mean2: Tensor, var2: Coefficient) -> Tensor:
     """KL(N(mean1, var1) || N(mean2, var2)) for each dimension, in nats."""
     var1, var2 = expand(var1, mean1), expand(var2, mean1)

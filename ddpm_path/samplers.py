@@ -14,7 +14,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ddpm_path.gaussian import AnyLevel, Coefficient, check_answer, expand, fixed_small, posterior, x0_from_eps
+from ddpm_path.gaussian import (
+    AnyLevel,
+    Coefficient,
+    check_answer,
+    ddim_step,
+    expand,
+    fixed_small,
+    posterior,
+    x0_from_eps,
+)
 from ddpm_path.schedule import EpsFn, Schedule
 
 Noise = Callable[[], Tensor]
@@ -29,6 +38,10 @@ class State(NamedTuple):
     t: float
     x: Tensor
     x0: Tensor
+
+
+Sampler = Callable[..., Iterator[State]]
+"""What all samplers share: (eps_fn, schedule, x, times, generator=...) to the states on the way."""
 
 
 def noise_source(
@@ -109,6 +122,46 @@ def _ancestral(
         if shift is not None:
             mean = shift(x, batch, mean, var)
         x = mean + var.sqrt() * draw() if then[1] > 0 else mean
+        if after is not None:
+            x = after(x, s)
+        yield State(s, x, x0)
+
+
+def ddim(
+    eps_fn: EpsFn,
+    schedule: Schedule,
+    x: Tensor,
+    times: Sequence[float],
+    eta: float = 0.0,
+    after: After | None = None,
+    generator: torch.Generator | None = None,
+) -> Iterator[State]:
+    """DDIM's sampler: the same network, the same marginals, and as little fresh noise as one likes [Song 2020, eq. 12].
+
+    As `ancestral`, but for eta: 0 is deterministic, 1 is `ancestral` with `fixed_small`. The paper's sigma-hat is
+    `ancestral` with `fixed_large`. ValueError also for eta outside [0, 1].
+    """
+    if not 0 <= eta <= 1:
+        raise ValueError(f"eta = {eta} is outside [0, 1]: above 1 the fresh noise alone would exceed the level of x_s")
+    times, levels = _check(schedule, x, times)
+    draw = noise_source(len(x), x.shape[1:], generator, x.dtype, x.device)
+    return _ddim(eps_fn, x, times, levels, eta, after, draw)
+
+
+@torch.no_grad()
+def _ddim(
+    eps_fn: EpsFn,
+    x: Tensor,
+    times: Sequence[float],
+    levels: list[tuple[float, float]],
+    eta: float,
+    after: After | None,
+    draw: Noise,
+) -> Iterator[State]:
+    for t, s, now, then in zip(times, times[1:], levels, levels[1:], strict=False):
+        eps = check_answer(eps_fn(x, _batch(t, x)), x)
+        x0 = x0_from_eps(x, eps, now)
+        x = ddim_step(x0, eps, now, then, eta, draw() if eta > 0 else None)
         if after is not None:
             x = after(x, s)
         yield State(s, x, x0)

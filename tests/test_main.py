@@ -124,7 +124,7 @@ def test_sample_is_set_by_seed_and_sampler(drawn: Shown, monkeypatch: pytest.Mon
     ("more", "message"),
     [
         (["--label", "dogs"], "no class 'dogs': did you mean 'dog'? There are cat, dog"),
-        (["--sampler", "ancestrall"], "did you mean 'ancestral'? There are ancestral, ancestral-large"),
+        (["--sampler", "ancestrall"], "did you mean 'ancestral'? There are ancestral, ancestral-large, ddim"),
         (["--steps", "0"], "0 steps on a chain of 1000: choose between 1 and 1000"),
         (["--steps", "1001"], "choose between 1 and 1000"),
         (["--out", "grid.jpeg"], "give a name like grid.png"),

@@ -5,13 +5,14 @@ import diffusers.schedulers.scheduling_ddpm as theirs
 import numpy as np
 import pytest
 import torch
+from diffusers import DDIMScheduler
 from helpers import COSINE, LINEAR, close, gaussian_eps, randn, seeded, skewed_mixture
 
 from ddpm_path import samplers
-from ddpm_path.exact import GaussianMixture
-from ddpm_path.gaussian import fixed_large, fixed_small, posterior, q_sample, x0_from_eps
+from ddpm_path.exact import FiniteData, GaussianMixture
+from ddpm_path.gaussian import ddim_step, fixed_large, fixed_small, posterior, q_sample, x0_from_eps
 from ddpm_path.guidance import clip_x0
-from ddpm_path.samplers import ancestral, last, noise_source, start_noise
+from ddpm_path.samplers import ancestral, ddim, last, noise_source, start_noise
 from ddpm_path.schedule import VE, VP, Discrete, SubVP, linear_betas, uniform_times
 
 COUNTS = [1, 2, 3, 9, 27, 50, 1000]
@@ -398,3 +399,84 @@ def test_no_samples_are_refused():
     for n, shape in ((0, (2,)), (3, (0, 2))):
         with pytest.raises(ValueError, match="both must be at least 1"):
             start_noise(n, shape)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 9, 27, 50, 1000])
+@pytest.mark.parametrize("schedule", [LINEAR, COSINE], ids=["linear", "cosine"])
+def test_song2020_eta_1_is_ddpm_on_any_subset_of_the_chain(schedule, steps):
+    eps_fn, times, x = skewed_mixture().eps_fn(schedule), uniform_times(1000, steps), start(5, 2)
+    calls = []
+    counted = lambda x, t: calls.append(t[0].item()) or eps_fn(x, t)  # noqa: E731
+    ours = list(ddim(counted, schedule, x, times, eta=1.0, generator=seeded(3)))
+    theirs = list(ancestral(eps_fn, schedule, x, times, generator=seeded(3)))
+    assert calls == times[:-1] and [state.t for state in ours] == times[1:]
+    for a, b in zip(ours, theirs, strict=True):
+        close(a.x, b.x, rtol=1e-7, atol=1e-8)  # sqrt(std_s^2 - sigma^2) cancels at the cosine's blind end
+        close(a.x0, b.x0, rtol=1e-7, atol=1e-8)
+
+
+@pytest.mark.parametrize("level", [(LINEAR(700), LINEAR(200)), (VE()(0.9), VE()(0.3)), (SubVP()(0.8), SubVP()(0.2))])
+@pytest.mark.parametrize("eta", [0.0, 0.3, 1.0])
+def test_song2020_eq7_keeps_the_marginal_for_every_eta(level, eta):
+    """With the true x_0 and eps, x_s has mean scale_s x_0 and variance std_s^2: linear in (eps, noise)."""
+    now, then = level
+    zero, one = torch.zeros(1, 1, dtype=torch.float64), torch.ones(1, 1, dtype=torch.float64)
+    close(ddim_step(one, zero, now, then, eta, zero), then[0].view(1, 1))
+    from_eps, from_noise = ddim_step(zero, one, now, then, eta, zero), ddim_step(zero, zero, now, then, eta, one)
+    close(from_eps**2 + from_noise**2, (then[1] ** 2).view(1, 1), rtol=1e-12)
+    close(from_noise, eta * fixed_small(now, then).sqrt().view(1, 1), rtol=1e-12)
+
+
+def test_song2020_gaussian_data_shrink_by_the_factor_of_each_step():
+    """Data N(mu, s^2): a step multiplies the deviation from the mean by a known factor, and always under-disperses."""
+    mu, var = 0.7, 0.25
+    times, x = uniform_times(1000, 20), start(4, 1)
+    bars = LINEAR.alpha_bar
+    expected = x - bars[1000].sqrt() * mu
+    for t, s, state in zip(times, times[1:], ddim(gaussian_eps(mu, var, LINEAR), LINEAR, x, times), strict=False):
+        v, v_next = bars[t] * var + 1 - bars[t], bars[s] * var + 1 - bars[s]
+        factor = ((bars[t] * bars[s]).sqrt() * var + ((1 - bars[t]) * (1 - bars[s])).sqrt()) / v
+        assert factor <= (v_next / v).sqrt() + 1e-12
+        expected = expected * factor
+        close(state.x - bars[s].sqrt() * mu, expected, rtol=1e-9, atol=1e-12)
+
+
+def test_song2020_the_finite_set_is_walked_to_its_own_points():
+    data = randn(20, 3, seed=5)
+    ends = last(ddim(FiniteData(data).eps_fn(LINEAR), LINEAR, start(64, 3), uniform_times(1000, 1000)))
+    close(torch.cdist(ends, data).amin(1), torch.zeros(64), atol=1e-6)
+
+
+@pytest.mark.parametrize("steps", [1000, 50, 25])
+@pytest.mark.parametrize("eta", [0.0, 0.7])
+def test_ddim_equals_diffusers(steps, eta):
+    """Leading spacing from 1000 - 1000 / steps down, alpha_bar = 1 at the end; theirs keeps float32 tables."""
+    eps_fn, stride = skewed_mixture().eps_fn(LINEAR), 1000 // steps
+    times = [i * stride + 1 for i in reversed(range(steps))]  # their 0-based indices, plus one
+    scheduler = DDIMScheduler(clip_sample=False, set_alpha_to_one=True, timestep_spacing="leading", steps_offset=0)
+    scheduler.set_timesteps(steps)
+    assert (scheduler.timesteps + 1).tolist() == times
+    x = theirs_x = start(4, 2)
+    draw = noise_source(4, (2,), seeded(8), torch.float64)
+    for t in times:
+        noise = draw() if t != 1 and eta > 0 else torch.zeros(4, 2, dtype=torch.float64)
+        eps = eps_fn(theirs_x, torch.full((4,), float(t)))
+        theirs_x = scheduler.step(eps, t - 1, theirs_x, eta=eta, variance_noise=noise).prev_sample
+    ours = last(ddim(eps_fn, LINEAR, x, [*times, 0], eta, generator=seeded(8)))
+    close(ours, theirs_x, rtol=1e-4, atol=1e-4)
+
+
+def test_an_eta_outside_0_to_1_is_refused_at_the_call():
+    for eta in (-0.1, 1.1, math.nan):
+        with pytest.raises(ValueError, match=r"outside \[0, 1\]"):
+            ddim(EPS, LINEAR, start(2, 3), [1000, 0], eta)
+
+
+def test_ddim_calls_after_and_draws_nothing_when_deterministic():
+    seen = []
+    states = ddim(EPS, LINEAR, start(2, 3), [1000, 400, 0], after=lambda x, s: seen.append(s) or x + 1)
+    plain = list(ddim(EPS, LINEAR, start(2, 3), [1000, 400]))
+    first = next(states)
+    close(first.x, plain[0].x + 1)
+    list(states)
+    assert seen == [400, 0]

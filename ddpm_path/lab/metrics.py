@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ddpm_path.exact import FiniteData
-from ddpm_path.gaussian import fixed_small, q_sample
+from ddpm_path.gaussian import q_sample
 from ddpm_path.guidance import clip_x0
 from ddpm_path.lab.datasets import Images, check_images
 from ddpm_path.losses import Network
-from ddpm_path.samplers import Variance, ancestral, last, start_noise
+from ddpm_path.samplers import Sampler, ancestral, last, start_noise
 from ddpm_path.schedule import Schedule
 
 CONFIDENT = 0.9
@@ -216,9 +216,9 @@ def sample(
     times: Sequence[float],
     seed: int,
     labels: Tensor | None = None,
-    variance: Variance = fixed_small,
+    sampler: Sampler = ancestral,
 ) -> Tensor:
-    """n images (n, *shape) with a progress bar: ancestral sampling, x_0 clipped, no guidance."""
+    """n images (n, *shape) with a progress bar: x_0 clipped, no guidance; `sampler` is one of `samplers`."""
 
     def eps_fn(x: Tensor, t: Tensor) -> Tensor:  # parts that fit a CPU's cache are faster than one large batch
         parts = (slice(i, i + 200) for i in range(0, n, 200))
@@ -226,7 +226,7 @@ def sample(
 
     generator = torch.Generator().manual_seed(seed)
     x = start_noise(n, shape, generator)
-    states = ancestral(clip_x0(eps_fn, schedule), schedule, x, times, variance, generator=generator)
+    states = sampler(clip_x0(eps_fn, schedule), schedule, x, times, generator=generator)
     return last(tqdm(states, total=len(times) - 1, desc=f"{n} samples"))
 
 
