@@ -353,6 +353,8 @@ CLAIMS: tuple[Claim, ...] = (
         "ancestral sampler with fixed-small variance and clipped x_0, 25 steps, seed 0. Recognised: seen as the "
         "requested label with confidence above 0.9 by `digits-recogniser`. Margin: recognised share / the share of the "
         "355 real test digits - 0.85. " + _RATIO_ERROR,
+        State.HOLDS,
+        "0.98 of the real rate after 1,000 steps, about 150 s on two cores; margin +0.130 +- 0.005.",
     ),
     Claim(
         "ddpm-covers",
@@ -362,6 +364,8 @@ CLAIMS: tuple[Claim, ...] = (
         "Model and samples: those of `ddpm-digits`. Coverage: the share of the 355 test digits with one of 355 samples "
         "nearer than their fifth real neighbour, in pixels; over that of 355 real training digits. Margin: the ratio "
         "of the means over 5 batches of each - 0.9; its standard error from their spreads.",
+        State.HOLDS,
+        "As many neighbourhoods as real digits reach; margin +0.102 +- 0.004.",
     ),
     Claim(
         "ddpm-novel",
@@ -371,6 +375,8 @@ CLAIMS: tuple[Claim, ...] = (
         "Model and samples: those of `ddpm-digits`. Novelty: the samples' median distance to the nearest training "
         "digit, in pixels, over the test digits' own. Margin: the ratio - 0.9; its standard error: 1.25 times that of "
         "the ratio of means.",
+        State.HOLDS,
+        "1.02 times the test digits' distance; margin +0.119 +- 0.017. Trained three times as long it is 0.95.",
     ),
     Claim(
         "ddpm-variances",
@@ -393,6 +399,8 @@ CLAIMS: tuple[Claim, ...] = (
         "labels, unguided, ancestral sampler with fixed-small variance and clipped x_0, 25 steps, seed 0. "
         "Recognised: seen as the requested label with confidence above 0.9 by `mnist-recogniser`. Margin: recognised "
         "share / the share of the 10,000 real test images - 0.95. " + _RATIO_ERROR,
+        State.HOLDS,
+        "0.98 of the real rate; margin +0.030 +- 0.008. The card's 2,000 samples at 50 steps reach 0.963 +- 0.005.",
     ),
 )
 
