@@ -118,10 +118,11 @@ def _ancestral(
         batch = _batch(t, x)
         x0 = x0_from_eps(x, check_answer(eps_fn(x, batch), x), now)
         mean, _ = posterior(x0, x, now, then)
-        var = expand(variance(now, then) if then[1] > 0 else 0.0, x)  # no noise on the data themselves
+        noisy = then[1] > 0  # the data themselves get no noise, whatever the variance
+        var = expand(variance(now, then) if noisy else 0.0, x)
         if shift is not None:
             mean = shift(x, batch, mean, var)
-        x = mean + var.sqrt() * draw() if then[1] > 0 else mean
+        x = mean + var.sqrt() * draw() if noisy else mean
         if after is not None:
             x = after(x, s)
         yield State(s, x, x0)

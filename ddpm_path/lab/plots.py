@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from ddpm_path.lab.datasets import to_display
+from ddpm_path.lab.files import replacing
 from ddpm_path.schedule import Schedule
 
 COLOURS = ("#3465a4", "#e07b00", "#3a923a", "#c03d3e", "#8868b0", "#6b6b6b")
@@ -104,11 +105,8 @@ def loss_by_level(times: Sequence[float], curves: Mapping[str, Tensor]) -> Figur
 
 def save(figure: Figure, path: Path | str) -> None:
     """Write the figure as a PNG, whole or not at all; its folder is made."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    figure.savefig(part, format="png", dpi=120)
-    part.replace(path)
+    with replacing(Path(path)) as part:
+        figure.savefig(part, format="png", dpi=120)
 
 
 def show(figure: Figure, alt: str) -> None:

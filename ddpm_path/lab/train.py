@@ -20,6 +20,7 @@ from tqdm import tqdm
 from ddpm_path.lab import metrics, plots, recipes, zoo
 from ddpm_path.lab.datasets import DATASETS, Images, check_images
 from ddpm_path.lab.errors import unknown
+from ddpm_path.lab.files import replacing
 from ddpm_path.lab.recipes import Recipe
 from ddpm_path.losses import Network, as_eps, simple
 from ddpm_path.schedule import Discrete, uniform_times
@@ -149,8 +150,7 @@ def _batch(step: int, recipe: Recipe, n: int) -> Tensor:
 
 
 def _save(folder: Path, recipe: Recipe, net: UNet, ema: UNet, optimiser: torch.optim.Optimizer, log: list[Log]) -> None:
-    """Write beside, then rename: a run killed in between keeps its last checkpoint."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Write the checkpoint, whole, and the log."""
     content = {
         "recipe": asdict(recipe),
         "net": net.state_dict(),
@@ -158,8 +158,8 @@ def _save(folder: Path, recipe: Recipe, net: UNet, ema: UNet, optimiser: torch.o
         "optimiser": optimiser.state_dict(),
         "log": [tuple(entry) for entry in log],
     }
-    torch.save(content, folder / "checkpoint.tmp")
-    (folder / "checkpoint.tmp").replace(folder / "checkpoint.pt")
+    with replacing(folder / "checkpoint.pt") as part:
+        torch.save(content, part)
     with (folder / "log.csv").open("w", newline="") as file:
         csv.writer(file).writerows([Log._fields, *log])
 

@@ -12,6 +12,7 @@ from torch import nn
 
 from ddpm_path.lab.datasets import DATA
 from ddpm_path.lab.errors import unknown
+from ddpm_path.lab.files import replacing
 from ddpm_path.lab.metrics import Recogniser
 from ddpm_path.lab.recipes import PREDICTIONS, Recipe
 from ddpm_path.losses import Network, as_eps
@@ -75,13 +76,10 @@ def save(name: str, net: nn.Module, content: Card, folder: Path) -> None:
     """Write the weights in half precision and the card with their digest, the weights first."""
     weights = {key: value.half().contiguous() for key, value in net.state_dict().items() if value.is_floating_point()}
     packed = pack(weights)
-    folder.mkdir(parents=True, exist_ok=True)
-    for path, data in (
-        (folder / f"{name}.safetensors", packed),
-        (folder / f"{name}.json", json.dumps(content | {"sha256": _digest(packed)}, indent=2).encode() + b"\n"),
-    ):
-        path.with_suffix(".tmp").write_bytes(data)
-        path.with_suffix(".tmp").replace(path)
+    with replacing(folder / f"{name}.safetensors") as part:
+        part.write_bytes(packed)
+    with replacing(folder / f"{name}.json") as part:
+        part.write_text(json.dumps(content | {"sha256": _digest(packed)}, indent=2) + "\n", encoding="utf-8")
 
 
 def _fill(net: nn.Module, name: str, content: Card, folder: Path) -> None:
