@@ -19,6 +19,7 @@ from ddpm_path.lab.exercises import (
     Exercise,
     check,
 )
+from ddpm_path.lab.exercises.checking import _as_tuple
 
 Capture = pytest.CaptureFixture[str]
 by_name = pytest.mark.parametrize("exercise", EXERCISES, ids=lambda exercise: exercise.name)
@@ -38,8 +39,8 @@ def test_solution_is_accepted(exercise: Exercise, capsys: Capture) -> None:
 @by_name
 def test_solution_agrees_to_rounding(exercise: Exercise) -> None:
     for arguments in exercise.cases(torch.Generator().manual_seed(7)).values():
-        right = exercises._as_tuple(exercise.reference(*arguments))
-        found = exercises._as_tuple(exercise.solution(*arguments))
+        right = _as_tuple(exercise.reference(*arguments))
+        found = _as_tuple(exercise.solution(*arguments))
         for a, b in zip(found, right, strict=True):
             torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
 

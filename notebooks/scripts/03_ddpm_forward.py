@@ -277,7 +277,7 @@ claims.measure("ddpm-prior", math.log10(3e-5) - bits.mean().log10(), error, f"{b
 # 1. Find scale and std without `walk`'s loop.
 # 2. Write $\tilde\mu_t$ from levels `(scale, std)` alone: `now` at $t$, `then` at $t-1$. Get $\beta_t$ from them.
 #
-# Solutions: `ddpm_path/lab/exercises.py`.
+# Solutions: `ddpm_path/lab/exercises/ddpm.py`.
 
 
 # %%

@@ -269,7 +269,7 @@ claims.measure("ddpm-mnist", rate / real - 0.95, error, f"recognised {rate:.3f},
 # ## Exercises
 #
 # From memory, write (1) the mean of eq. 11; (2) what Algorithm 1 shows the network and asks for; images are
-# `(B, C, H, W)`, `alpha_bar` is `(B,)`. Solutions: `ddpm_path/lab/exercises.py`.
+# `(B, C, H, W)`, `alpha_bar` is `(B,)`. Solutions: `ddpm_path/lab/exercises/ddpm.py`.
 
 
 # %%
