@@ -36,13 +36,13 @@ def check_answer(answer: Tensor, x: Tensor) -> Tensor:
 def q_sample(x0: Tensor, eps: Tensor, now: AnyLevel) -> Tensor:
     """x_t from the data and the noise [Ho 2020, eq. 4]."""
     scale, std = now
-    return expand(scale, x0) * x0 + expand(std, x0) * eps
+    return (expand(scale, x0) * x0).addcmul_(expand(std, x0), eps)  # one pass over memory less than a * x0 + b * eps
 
 
 def x0_from_eps(x: Tensor, eps: Tensor, now: AnyLevel) -> Tensor:
     """The data that x_t and its noise imply [Ho 2020, eq. 15]."""
     scale, std = now
-    return (x - expand(std, x) * eps) / expand(scale, x)
+    return torch.addcmul(x, expand(std, x), eps, value=-1) / expand(scale, x)
 
 
 def eps_from_x0(x: Tensor, x0: Tensor, now: AnyLevel) -> Tensor:
@@ -108,8 +108,11 @@ def ddim_step(
     """x_s from the estimates of x_0 and eps at x_t [Song 2020, eq. 12, 16].
 
     eta scales the standard deviation of fresh `noise`: 0 is deterministic, 1 is DDPM's step with `fixed_small`.
-    Whatever it is, x_s has the level `then`: what the noise takes, eps gives up.
+    Whatever it is, x_s has the level `then`: what the noise takes, eps gives up. With eta = 0 the estimates are mixed
+    anew, at a level that may also be a noisier one.
     """
+    if eta == 0:
+        return q_sample(x0, eps, then)
     variance = eta**2 * fixed_small(now, then)
     kept = torch.as_tensor(then[1] ** 2 - variance, dtype=torch.float64).clamp(min=0).sqrt()
     x = expand(then[0], x0) * x0 + expand(kept, x0) * eps

@@ -1,6 +1,6 @@
 """Samplers: generators that walk from noise to data along a list of times and yield every state.
 
-A sampler goes from each time t to an explicit next s < t, calls ``eps_fn(x, t)`` once, and knows nothing
+A sampler goes from each time t to an explicit next s < t, calls ``eps_fn(x, t)`` there, and knows nothing
 of networks, labels or guidance. Sample k depends on the generator's seed and on k only: not on how many
 samples are drawn together, nor on the device.
 """
@@ -8,6 +8,7 @@ samples are drawn together, nor on the device.
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -22,6 +23,7 @@ from ddpm_path.gaussian import (
     expand,
     fixed_small,
     posterior,
+    q_sample,
     x0_from_eps,
 )
 from ddpm_path.schedule import EpsFn, Schedule
@@ -30,6 +32,17 @@ Noise = Callable[[], Tensor]
 Variance = Callable[[AnyLevel, AnyLevel], Coefficient]
 Shift = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 After = Callable[[Tensor, float], Tensor]
+Halfway = Callable[[Schedule, float, float], float]
+Probe = Callable[[Tensor, float], Tensor]
+Start = Callable[[Probe, Tensor, float, float], Tensor]
+Levels = list[tuple[float, float]]
+
+ADAMS_BASHFORTH = {  # weights of the latest slope, the one before, ...
+    1: (1.0,),
+    2: (3 / 2, -1 / 2),
+    3: (23 / 12, -16 / 12, 5 / 12),
+    4: (55 / 24, -59 / 24, 37 / 24, -9 / 24),
+}
 
 
 class State(NamedTuple):
@@ -108,20 +121,19 @@ def _ancestral(
     eps_fn: EpsFn,
     x: Tensor,
     times: Sequence[float],
-    levels: list[tuple[float, float]],
+    levels: Levels,
     variance: Variance,
     shift: Shift | None,
     after: After | None,
     draw: Noise,
 ) -> Iterator[State]:
     for t, s, now, then in zip(times, times[1:], levels, levels[1:], strict=False):
-        batch = _batch(t, x)
-        x0 = x0_from_eps(x, check_answer(eps_fn(x, batch), x), now)
+        x0 = x0_from_eps(x, _ask(eps_fn, x, t), now)
         mean, _ = posterior(x0, x, now, then)
         noisy = then[1] > 0  # the data themselves get no noise, whatever the variance
         var = expand(variance(now, then) if noisy else 0.0, x)
         if shift is not None:
-            mean = shift(x, batch, mean, var)
+            mean = shift(x, _batch(t, x), mean, var)
         x = mean + var.sqrt() * draw() if noisy else mean
         if after is not None:
             x = after(x, s)
@@ -154,18 +166,194 @@ def _ddim(
     eps_fn: EpsFn,
     x: Tensor,
     times: Sequence[float],
-    levels: list[tuple[float, float]],
+    levels: Levels,
     eta: float,
     after: After | None,
     draw: Noise,
 ) -> Iterator[State]:
     for t, s, now, then in zip(times, times[1:], levels, levels[1:], strict=False):
-        eps = check_answer(eps_fn(x, _batch(t, x)), x)
+        eps = _ask(eps_fn, x, t)
         x0 = x0_from_eps(x, eps, now)
         x = ddim_step(x0, eps, now, then, eta, draw() if eta > 0 else None)
         if after is not None:
             x = after(x, s)
         yield State(s, x, x0)
+
+
+def f_pndm(
+    eps_fn: EpsFn,
+    schedule: Schedule,
+    x: Tensor,
+    times: Sequence[float],
+    halfway: Halfway | None = None,
+    generator: torch.Generator | None = None,
+) -> Iterator[State]:
+    """F-PNDM: three pseudo Runge-Kutta steps, then a step of order four at each network call [Liu 2022, alg. 2].
+
+    As `ancestral`, but without noise (`generator` is not used). N >= 3 steps take N + 9 calls. `halfway` chooses the
+    middle of a Runge-Kutta step, `halfway_in_time` if None. Of order 4 on `ratio_times` with `halfway_in_ratio`,
+    else of order 2: the weights suppose equal steps in std / scale. Too large a first step makes it diverge: on a
+    schedule that ends nearly blind, as the cosine does, start later.
+    """
+    start = partial(_runge_kutta, partial(halfway or halfway_in_time, schedule))
+    return _multistep(eps_fn, schedule, x, *_check(schedule, x, times), start, starts=3, order=4)
+
+
+def s_pndm(
+    eps_fn: EpsFn, schedule: Schedule, x: Tensor, times: Sequence[float], generator: torch.Generator | None = None
+) -> Iterator[State]:
+    """S-PNDM: one pseudo improved Euler step, then steps of order two: N + 1 calls, else as `f_pndm` [Liu 2022]."""
+    return _multistep(eps_fn, schedule, x, *_check(schedule, x, times), _improved_euler, starts=1, order=2)
+
+
+def plms(
+    eps_fn: EpsFn, schedule: Schedule, x: Tensor, times: Sequence[float], generator: torch.Generator | None = None
+) -> Iterator[State]:
+    """PLMS: S-PNDM's start, then orders two, three and four as the past allows [Rombach 2021, code].
+
+    N + 1 network calls, else as `f_pndm`.
+    """
+    return _multistep(eps_fn, schedule, x, *_check(schedule, x, times), _improved_euler, starts=1, order=4)
+
+
+def pseudo_runge_kutta(
+    eps_fn: EpsFn,
+    schedule: Schedule,
+    x: Tensor,
+    times: Sequence[float],
+    halfway: Halfway | None = None,
+    generator: torch.Generator | None = None,
+) -> Iterator[State]:
+    """F-PNDM's start at every step: four network calls each, and no past [Liu 2022, eq. 13]; else as `f_pndm`."""
+    start = partial(_runge_kutta, partial(halfway or halfway_in_time, schedule))
+    return _multistep(eps_fn, schedule, x, *_check(schedule, x, times), start, starts=len(times), order=1)
+
+
+@torch.no_grad()
+def _multistep(
+    eps_fn: EpsFn,
+    schedule: Schedule,
+    x: Tensor,
+    times: Sequence[float],
+    levels: Levels,
+    start: Start,
+    starts: int,
+    order: int,
+) -> Iterator[State]:
+    """DDIM's steps along a better slope than the eps at t: `start`'s at first, then a mean of the last `order` eps."""
+    past: list[Tensor] = []  # the latest first
+    # Cast once, not at every step.
+    cast = [(expand(scale, x), expand(std, x)) for scale, std in levels]
+    weights = {n: [expand(weight, x) for weight in row] for n, row in ADAMS_BASHFORTH.items()}
+    for i, (t, s, now, then) in enumerate(zip(times, times[1:], cast, cast[1:], strict=False)):
+        eps = _ask(eps_fn, x, t)
+        past = [eps, *past[: order - 1]]
+        if i < starts:
+            eps = start(partial(_probe, eps_fn, schedule, x, now), eps, t, s)
+        else:
+            eps = _weighted(weights[len(past)], past)
+        x0 = x0_from_eps(x, eps, now)
+        x = q_sample(x0, eps, then)
+        yield State(s, x, x0)
+
+
+def _probe(eps_fn: EpsFn, schedule: Schedule, x: Tensor, now: AnyLevel, eps: Tensor, s: float) -> Tensor:
+    """The network's eps where DDIM's step along `eps` leads; arriving at data it is asked at the first noisy time."""
+    ahead = q_sample(x0_from_eps(x, eps, now), eps, schedule(s))
+    return _ask(eps_fn, ahead, max(s, schedule.first))
+
+
+def _improved_euler(probe: Probe, e1: Tensor, t: float, s: float) -> Tensor:
+    return (e1 + probe(e1, s)) / 2
+
+
+def _runge_kutta(halfway: Callable[[float, float], float], probe: Probe, e1: Tensor, t: float, s: float) -> Tensor:
+    middle = halfway(t, s)
+    e2 = probe(e1, middle)
+    e3 = probe(e2, middle)
+    e4 = probe(e3, s)
+    return (e1 + 2 * e2 + 2 * e3 + e4) / 6
+
+
+def _weighted(weights: Sequence[Tensor], tensors: Sequence[Tensor]) -> Tensor:
+    total = weights[0] * tensors[0]
+    for weight, tensor in zip(weights[1:], tensors[1:], strict=True):
+        total.addcmul_(weight, tensor)
+    return total
+
+
+def halfway_in_time(schedule: Schedule, t: float, s: float) -> float:
+    """The middle of a step on the clock, as the paper has it, but never nearer to data than the first noisy time."""
+    return max((t + s) / 2, schedule.first)
+
+
+def halfway_in_ratio(schedule: Schedule, t: float, s: float) -> float:
+    """The middle of a step in std / scale, the variable that DDIM's step is straight in."""
+    ratios = [float(std / scale) for scale, std in map(schedule, (t, s, schedule.first))]
+    return float(schedule.time_at(max((ratios[0] + ratios[1]) / 2, ratios[2])))
+
+
+def ddim_invert(eps_fn: EpsFn, schedule: Schedule, x: Tensor, times: Sequence[float]) -> Iterator[State]:
+    """DDIM backwards, from data to the noise that leads to them [Song 2020, sec. 4.3]; times rise, [0, ..., T].
+
+    Each step up evaluates eps where it stands, (x_t, t), as Dhariwal 2021's code does. x need not be data: any t is
+    a legal beginning. Data themselves are shown to the network as of the first noisy time. Errors as in `ancestral`.
+    """
+    times, levels = _check(schedule, x, times, rising=True)
+    return _ddim_invert(eps_fn, x, times, levels, [max(t, schedule.first) for t in times])
+
+
+def ddim_invert_ahead(eps_fn: EpsFn, schedule: Schedule, x: Tensor, times: Sequence[float]) -> Iterator[State]:
+    """As `ddim_invert`, but each step up evaluates eps as of the time it goes to, (x_t, s), as diffusers does.
+
+    The network then sees less noise than it is told of; on Gaussian data that errs less than `ddim_invert` does.
+    """
+    times, levels = _check(schedule, x, times, rising=True)
+    return _ddim_invert(eps_fn, x, times, levels, times[1:])
+
+
+@torch.no_grad()
+def _ddim_invert(
+    eps_fn: EpsFn, x: Tensor, times: Sequence[float], levels: Levels, asked: Sequence[float]
+) -> Iterator[State]:
+    for s, time, now, then in zip(times[1:], asked, levels, levels[1:], strict=False):
+        eps = _ask(eps_fn, x, time)
+        x0 = x0_from_eps(x, eps, now)
+        x = q_sample(x0, eps, then)
+        yield State(s, x, x0)
+
+
+def encode(eps_fn: EpsFn, schedule: Schedule, x0: Tensor, times: Sequence[float]) -> Tensor:
+    """The latent at times[0] of data (B, ...) by DDIM's inversion; times fall, as for `decode`."""
+    return last(ddim_invert(eps_fn, schedule, x0, list(times)[::-1]))
+
+
+def decode(eps_fn: EpsFn, schedule: Schedule, latent: Tensor, times: Sequence[float]) -> Tensor:
+    """The data (B, ...) that a latent at times[0] leads to by deterministic DDIM."""
+    return last(ddim(eps_fn, schedule, latent, times))
+
+
+def reconstruct(eps_fn: EpsFn, schedule: Schedule, x0: Tensor, times: Sequence[float]) -> Tensor:
+    """Data encoded and decoded along the same times; what is lost shrinks with the steps [Song 2020, table 2]."""
+    return decode(eps_fn, schedule, encode(eps_fn, schedule, x0, times), times)
+
+
+def slerp(a: Tensor, b: Tensor, share: float) -> Tensor:
+    """Between latents (B, ...), along the great circle: a at share 0, b at share 1 [Song 2020, app. D.5].
+
+    Each sample has an angle of its own. Straight where a and b are parallel; ValueError where they are opposite, and
+    every great circle leads from one to the other.
+    """
+    flat_a, flat_b = a.flatten(1), b.flatten(1)
+    cosine = torch.cosine_similarity(flat_a.double(), flat_b.double(), dim=1).clamp(-1, 1)  # (B,)
+    angle = cosine.arccos()
+    if bool((cosine < 1e-12 - 1).any()):
+        raise ValueError("two latents are opposite: no great circle between them is the shortest")
+    parallel = angle < 1e-6
+    sine = torch.where(parallel, 1.0, angle.sin())
+    on_a = torch.where(parallel, 1 - share, ((1 - share) * angle).sin() / sine)
+    on_b = torch.where(parallel, share, (share * angle).sin() / sine)
+    return expand(on_a, a) * a + expand(on_b, b) * b
 
 
 def last(states: Iterable[State]) -> Tensor:
@@ -178,16 +366,26 @@ def last(states: Iterable[State]) -> Tensor:
     return x
 
 
+def _ask(eps_fn: EpsFn, x: Tensor, t: float) -> Tensor:
+    return check_answer(eps_fn(x, _batch(t, x)), x)
+
+
 def _batch(t: float, x: Tensor) -> Tensor:
     # At least float32: half precision cannot tell t = 999 from 1000.
-    return torch.full((len(x),), float(t), dtype=torch.promote_types(x.dtype, torch.float32), device=x.device)
+    return torch.full(x.shape[:1], float(t), dtype=torch.promote_types(x.dtype, torch.float32), device=x.device)
 
 
-def _check(schedule: Schedule, x: Tensor, times: Sequence[float]) -> tuple[list[float], list[tuple[float, float]]]:
+def _check(schedule: Schedule, x: Tensor, times: Sequence[float], rising: bool = False) -> tuple[list[float], Levels]:
     """Times and their levels as plain numbers, after all checks that can be made before the first step."""
     grid: list[float] = np.asarray(times).tolist()  # of tensors and arrays, too
-    if np.ndim(grid) != 1 or len(grid) < 2 or any(s >= t for t, s in itertools.pairwise(grid)):
-        raise ValueError(f"times must fall strictly from a start to an end, [T, ..., 0] say; got {_show(grid)}")
+    steps = itertools.pairwise(grid if np.ndim(grid) == 1 else [])
+    if np.ndim(grid) != 1 or len(grid) < 2 or any(not (t < s if rising else t > s) for t, s in steps):
+        way = (
+            "rise strictly from a start to an end, [0, ..., T]"
+            if rising
+            else "fall strictly from a start to an end, [T, ..., 0]"
+        )
+        raise ValueError(f"times must {way} say; got {_show(grid)}")
     if x.ndim < 2 or len(x) == 0 or not x.is_floating_point():
         raise ValueError(f"the start x is a batch of floats, (B, ...), B > 0; got {tuple(x.shape)} {x.dtype}")
     if not bool(x.isfinite().all()):

@@ -27,6 +27,10 @@ class Schedule(Protocol):
     def T(self) -> float:
         """The last, noisiest time."""
 
+    @property
+    def first(self) -> float:
+        """The first time with noise: where a network is asked about data, t = 0, of which it learned nothing."""
+
     def __call__(self, t: Tensor | float) -> Level:
         """The level (scale, std) at t, float64 on the CPU, shaped like t."""
 
@@ -86,6 +90,8 @@ class Discrete:
         alphas = 1 - torch.as_tensor(betas, dtype=torch.float64, device="cpu")
         return cls(torch.cat([torch.ones(1, dtype=torch.float64), alphas.cumprod(0)]))
 
+    first: ClassVar[float] = 1
+
     @property
     def T(self) -> int:
         """The number of noise levels, and the last time."""
@@ -122,6 +128,7 @@ class VP:
     beta_min: float = 0.1
     beta_max: float = 20.0
     T: ClassVar[float] = 1.0
+    first: ClassVar[float] = 1e-5  # the smallest time that is trained on
 
     def __post_init__(self) -> None:
         """ValueError unless 0 < beta_min < beta_max."""
@@ -145,6 +152,7 @@ class SubVP:
     beta_min: float = 0.1
     beta_max: float = 20.0
     T: ClassVar[float] = 1.0
+    first: ClassVar[float] = 1e-5  # the smallest time that is trained on
 
     def __post_init__(self) -> None:
         """ValueError unless 0 < beta_min < beta_max."""
@@ -171,6 +179,7 @@ class VE:
     sigma_min: float = 0.01
     sigma_max: float = 50.0
     T: ClassVar[float] = 1.0
+    first: ClassVar[float] = 1e-5  # the smallest time that is trained on
 
     def __post_init__(self) -> None:
         """ValueError unless 0 < sigma_min < sigma_max."""
@@ -190,10 +199,52 @@ class VE:
 
 
 def uniform_times(T: int, steps: int) -> list[int]:
-    """steps + 1 whole times from T down to 0, as evenly as whole numbers allow: 1000, 950, ..., 50, 0."""
-    if not 1 <= steps <= T:
-        raise ValueError(f"{steps} steps on a chain of {T}: choose between 1 and {T}")
+    """steps + 1 whole times from T down to 0, as evenly as whole numbers allow: 1000, 950, ..., 50, 0.
+
+    Elsewhere this grid is called trailing. For a later start than the last time, hand over the start as T.
+    """
+    _steps_in_range(T, steps)
     return [(2 * T * left + steps) // (2 * steps) for left in range(steps, -1, -1)]
+
+
+def leading_times(T: int, steps: int) -> list[int]:
+    """DDIM's linear selection, spacing T // steps from time 1 on: 951, 901, ..., 1, 0 [Song 2020, code].
+
+    It leaves out the noisiest times, though sampling starts from pure noise. The code gives 334 steps where 300 are
+    asked for; here it is always `steps`.
+    """
+    _steps_in_range(T, steps)
+    return [1 + i * (T // steps) for i in range(steps - 1, -1, -1)] + [0]
+
+
+def quadratic_times(T: int, steps: int) -> list[int]:
+    """steps + 1 whole times T (i / steps)^2: dense near data, DDIM's choice for CIFAR-10 [Song 2020, app. D.2].
+
+    Ends at T, as the paper says; its code ends at 0.8 T. Times that rounding would repeat are moved up by one.
+    """
+    _steps_in_range(T, steps)
+    times = [0]
+    for i in range(1, steps + 1):
+        times.append(max(times[-1] + 1, round(T * (i / steps) ** 2)))
+    return times[::-1]
+
+
+def ratio_times(schedule: Schedule, steps: int, start: float | None = None) -> list[float]:
+    """steps + 1 times from `start` (T if None) down to 0 with std / scale falling in equal steps.
+
+    DDIM's step is exact if eps is constant, and straight in std / scale: on this grid multistep methods have their
+    full order. ValueError where `steps` are so many that the last lies below the first noisy time.
+    """
+    scale, std = schedule(schedule.T if start is None else start)
+    if steps < 1:
+        raise ValueError(f"{steps} steps: choose at least 1")
+    ratios = std / scale * torch.arange(steps, 0, -1) / steps  # (steps,)
+    return [*schedule.time_at(ratios).tolist(), 0.0]
+
+
+def from_zero_based(net: EpsFn) -> EpsFn:
+    """A noise predictor that counts levels from 0, as published code and diffusers do, in this package's times."""
+    return lambda x, t: net(x, t - 1)
 
 
 def on_schedule(eps_fn: EpsFn, trained: Schedule, wanted: Schedule) -> EpsFn:
@@ -212,6 +263,11 @@ def on_schedule(eps_fn: EpsFn, trained: Schedule, wanted: Schedule) -> EpsFn:
         return eps_fn(x * factor.to(x).view(-1, *[1] * (x.ndim - 1)), time)
 
     return eps_wanted
+
+
+def _steps_in_range(T: int, steps: int) -> None:
+    if not 1 <= steps <= T:
+        raise ValueError(f"{steps} steps on a chain of {T}: choose between 1 and {T}")
 
 
 def _in_range(t: Tensor | float, T: float) -> Tensor:

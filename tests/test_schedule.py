@@ -4,7 +4,7 @@ import warnings
 
 import pytest
 import torch
-from diffusers import DDPMScheduler
+from diffusers import DDIMScheduler, DDPMScheduler
 from helpers import COSINE, LINEAR, SCHEDULES, close, rand, randn, seeded, skewed_mixture
 
 from ddpm_path.exact import FiniteData
@@ -14,8 +14,12 @@ from ddpm_path.schedule import (
     Discrete,
     SubVP,
     cosine_betas,
+    from_zero_based,
+    leading_times,
     linear_betas,
     on_schedule,
+    quadratic_times,
+    ratio_times,
     scaled_linear_betas,
     uniform_times,
 )
@@ -264,10 +268,69 @@ def test_uniform_times_of_the_readme():
     assert uniform_times(1000, 20) == list(range(1000, -1, -50))
 
 
+COUNTS = [1, 2, 3, 9, 27, 50, 300, 1000]
+
+
+@pytest.mark.parametrize("steps", COUNTS)
+def test_song2020_leading_times_are_diffusers(steps):
+    scheduler = DDIMScheduler(timestep_spacing="leading", steps_offset=0)
+    scheduler.set_timesteps(steps)
+    assert leading_times(1000, steps) == [*(scheduler.timesteps + 1).tolist(), 0]
+
+
+def test_song2020_appD2_quadratic_times():
+    assert quadratic_times(1000, 10) == [1000, 810, 640, 490, 360, 250, 160, 90, 40, 10, 0]
+    assert quadratic_times(10, 10) == list(range(10, -1, -1))
+    assert quadratic_times(20, 10) == [20, 16, 13, 10, 7, 5, 4, 3, 2, 1, 0]  # 20 (i / 10)^2 = 16.2, ..., 1.8, 0.8, 0.2
+
+
+@pytest.mark.parametrize("grid", [uniform_times, leading_times, quadratic_times])
+@pytest.mark.parametrize("steps", COUNTS)
+def test_whole_grids_fall_strictly_to_data_in_as_many_steps_as_asked(grid, steps):
+    times = grid(1000, steps)
+    assert len(times) == steps + 1 and times[-1] == 0
+    assert all(isinstance(t, int) and t > s for t, s in itertools.pairwise(times))
+    assert times[0] == 1000 or (grid is leading_times and times[0] == 1 + (steps - 1) * (1000 // steps))
+
+
+@pytest.mark.parametrize("grid", [uniform_times, leading_times, quadratic_times])
 @pytest.mark.parametrize("steps", [0, -1, 1001])
-def test_uniform_times_refuses_impossible_counts(steps):
-    with pytest.raises(ValueError, match="between 1 and 1000"):
-        uniform_times(1000, steps)
+def test_whole_grids_refuse_impossible_counts(grid, steps):
+    with pytest.raises(ValueError, match="choose between 1 and 1000"):
+        grid(1000, steps)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES.keys())
+@pytest.mark.parametrize("steps", [1, 2, 9, 50])
+def test_ratio_times_are_even_in_std_over_scale(schedule, steps):
+    for start in (None, float(schedule.time_at(5.0))):
+        times = ratio_times(schedule, steps, start)
+        scale, std = schedule(torch.tensor(times, dtype=torch.float64))
+        top = 5.0 if start else float(std[0] / scale[0])
+        close(std / scale, top * torch.arange(steps, -1, -1).double() / steps, rtol=1e-7, atol=1e-9)
+        assert times[-1] == 0 and abs(times[0] - (start or schedule.T)) < 1e-6
+
+
+def test_ratio_times_refuse_steps_below_the_first_noisy_time_and_none():
+    with pytest.raises(ValueError, match="std / scale runs from"):
+        ratio_times(LINEAR, 500, float(LINEAR.time_at(4.0)))
+    with pytest.raises(ValueError, match="at least 1"):
+        ratio_times(LINEAR, 0)
+
+
+def test_from_zero_based_asks_a_network_that_counts_from_0():
+    x, t = randn(3, 2), torch.tensor([1.0, 500.5, 1000.0])
+    seen = []
+    answer = from_zero_based(lambda x, index: seen.append(index) or 2 * x)(x, t)
+    close(seen[0], t - 1)
+    close(answer, 2 * x)
+    assert t.tolist() == [1.0, 500.5, 1000.0]
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES.keys())
+def test_the_first_noisy_time_is_legal_and_nearly_data(schedule):
+    scale, std = schedule(schedule.first)
+    assert 0 < float(std / scale) < 0.011
 
 
 # --- one schedule's network on another
