@@ -76,6 +76,32 @@ class GaussianMixture:
         """The optimal noise predictor on `schedule`, answering in x's dtype."""
         return lambda x, t: eps_from_x0(x.double(), self.x0(x, schedule(t)), schedule(t)).to(x)
 
+    def cdf(self, x: Tensor, now: AnyLevel) -> Tensor:
+        """The share of the world below x, (B, 1), in one dimension."""
+        along, variance = self._on_a_line(x, now)
+        below: Tensor = torch.special.ndtr(along / variance.sqrt())  # (B, K)
+        return below @ self.weights[:, None]
+
+    def quantile(self, share: Tensor, now: AnyLevel) -> Tensor:
+        """The x below which a share (B, 1) of the world lies, in one dimension: the inverse of `cdf`, by bisection.
+
+        The probability-flow ODE keeps every walker's share, so it takes x at `now` to quantile(cdf(x, now), then).
+        """
+        spread = 10 * (self._on_a_line(share, now)[1].sqrt().max() + now[0] * self.means.abs().max())
+        low, high = torch.full_like(share, -float(spread)), torch.full_like(share, float(spread))
+        for _ in range(60):
+            middle = (low + high) / 2
+            below = self.cdf(middle, now) < share
+            low, high = torch.where(below, middle, low), torch.where(below, high, middle)
+        return (low + high) / 2
+
+    def _on_a_line(self, x: Tensor, now: AnyLevel) -> tuple[Tensor, Tensor]:
+        """x - scale * mean and the variances, both (B, K), in a world of one dimension."""
+        if self.means.shape[1] != 1:
+            raise ValueError(f"shares and quantiles are of one dimension; this world has {self.means.shape[1]}")
+        scale, std = now
+        return x.double() - scale * self.means.T, (scale**2 * self.covariances[:, 0].T + std**2).expand(len(x), -1)
+
     def _log_joint(self, along: Tensor, variance: Tensor) -> Tensor:
         return self.weights.log() - 0.5 * (along**2 / variance + (2 * math.pi * variance).log()).sum(-1)
 

@@ -4,12 +4,12 @@ import sys
 
 import pytest
 import torch
-from helpers import LEVELS, LINEAR, close, gaussian_eps, randn, seeded
+from helpers import LEVELS, LINEAR, close, gaussian_eps, randn, seeded, skewed_mixture
 from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal, Normal
 
 from ddpm_path.exact import FiniteData, GaussianMixture, isotropic_mixture
 from ddpm_path.gaussian import q_sample
-from ddpm_path.schedule import VE, SubVP
+from ddpm_path.schedule import VE, VP, SubVP
 
 ROOTS = randn(4, 3, 3, seed=12)
 # In space: the eigenvectors of a 2x2 covariance may form a symmetric matrix, which hides a transposition.
@@ -275,3 +275,40 @@ def test_mixtures_refuse_what_is_none():
             GaussianMixture(torch.tensor(weights), torch.zeros(1, 2), covariances)
     with pytest.raises(ValueError, match=r"x is \(B, 3\), not \(4, 1\)"):
         GaussianMixture(torch.ones(1), torch.zeros(1, 3), torch.eye(3)[None]).score(torch.zeros(4, 1), LINEAR(5))
+
+
+# --- shares and quantiles on a line
+
+LINE = isotropic_mixture([0.3, 0.7], [[-0.6], [0.5]], 0.15)
+
+
+@pytest.mark.parametrize("now", [(1.0, 0.0), LINEAR(300), LINEAR(1000), VE()(0.5)])
+def test_the_share_below_x_integrates_the_density(now):
+    x = torch.linspace(-30, 3, 200_001, dtype=torch.float64)[:, None]
+    summed = torch.trapezoid(LINE.log_prob(x, now).exp(), x[:, 0])
+    close(LINE.cdf(x[-1:], now), summed.view(1, 1), rtol=1e-9)
+    single = isotropic_mixture([1.0], [[0.7]], 0.5)
+    close(single.cdf(torch.tensor([[1.2]]).double(), (1.0, 0.0)), [[0.841344746068543]], rtol=1e-7)  # one deviation up
+
+
+@pytest.mark.parametrize("now", [(1.0, 0.0), LINEAR(300), LINEAR(1000), VE()(0.5)])
+def test_quantiles_invert_shares(now):
+    share = torch.tensor([1e-6, 0.01, 0.3, 0.5, 0.9, 1 - 1e-6], dtype=torch.float64)[:, None]
+    close(LINE.cdf(LINE.quantile(share, now), now), share, rtol=1e-8)
+
+
+def test_song2021_eq13_the_ode_keeps_every_walkers_share():
+    """The velocity of quantile(share, t), by differences, is the drift of the probability-flow ODE: VP, eq. 13."""
+    schedule, x = VP(), torch.tensor([[-1.2], [-0.1], [0.4], [1.5]], dtype=torch.float64)
+    for t in (0.1, 0.4, 0.8):
+        share, h = LINE.cdf(x, schedule(t)), 1e-4
+        velocity = (LINE.quantile(share, schedule(t + h)) - LINE.quantile(share, schedule(t - h))) / (2 * h)
+        beta = 0.1 + t * (20 - 0.1)
+        close(velocity, -0.5 * beta * (x + LINE.score(x, schedule(t))), rtol=1e-5, atol=1e-7)
+
+
+def test_shares_and_quantiles_want_one_dimension():
+    with pytest.raises(ValueError, match="this world has 2"):
+        skewed_mixture().cdf(randn(3, 2), (1.0, 0.0))
+    with pytest.raises(ValueError, match="this world has 2"):
+        skewed_mixture().quantile(randn(3, 1), (1.0, 0.0))
