@@ -2,8 +2,8 @@
 
     python benchmarks/samplers.py
 
-The mixture takes three minutes. MNIST takes three hours on one core, most of them for DDIM's 1,000 steps; its samples are
-kept in build/samplers/, and a run that was stopped goes on where it was. Times with a do-nothing network are taken
+The mixture takes three minutes. MNIST takes three hours on one core, most of them for DDIM's 1,000 steps; its samples
+are kept in build/samplers/, and a run that was stopped goes on where it was. Times with a do-nothing network are taken
 last: leave the machine alone then.
 """
 
