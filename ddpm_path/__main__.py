@@ -4,8 +4,10 @@ import argparse
 import os
 import sys
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+
+MULTISTEP = ("f-pndm", "s-pndm", "plms", "runge-kutta")
 
 # What a command needs is imported inside it: torch and Jupyter take seconds, and --help should not wait.
 
@@ -21,7 +23,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         elif options.command == "train":
             train(options.name, options.out or Path("build/train") / options.name, options.steps)
         else:
-            sample(options.name, options.steps, options.sampler, options.label, options.seed, options.n, options.out)
+            del options.command
+            sample(**vars(options))
     except BrokenPipeError:  # of `... list | head`: Python would complain once more when it flushes at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
@@ -49,8 +52,17 @@ def _parser() -> argparse.ArgumentParser:
 
     sampling = commands.add_parser("sample", help="draw samples from a shipped model")
     sampling.add_argument("name", metavar="NAME", help="a model of the zoo: digits, mnist, ...")
-    sampling.add_argument("--steps", type=int, help="sampling steps (default: the whole chain)")
-    sampling.add_argument("--sampler", default="ancestral", help="ancestral (default), ancestral-large or ddim")
+    sampling.add_argument("--steps", type=int, help="sampling steps (default: every time from the start on)")
+    sampling.add_argument(
+        "--sampler", default="ancestral", help="ancestral (default), ancestral-large, ddim, " + ", ".join(MULTISTEP)
+    )
+    sampling.add_argument("--eta", type=float, help="of ddim: 0 (default) deterministic to 1, as noisy as ancestral")
+    sampling.add_argument("--grid", default="uniform", help="times: uniform (default), leading, quadratic or ratio")
+    sampling.add_argument(
+        "--start",
+        type=int,
+        help="first time (default: the last of the chain; where std / scale = 40 for multistep ones)",
+    )
     sampling.add_argument("--label", help="a class to draw (default: none)")
     sampling.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
     sampling.add_argument("--n", type=_positive, default=16, help="number of samples (default: %(default)s)")
@@ -124,42 +136,72 @@ def train(name: str, out: Path, steps: int | None) -> None:
     train_recipe(name, out, steps)
 
 
-def sample(name: str, steps: int | None, sampler: str, label: str | None, seed: int, n: int, out: Path) -> None:
+def sample(
+    name: str,
+    steps: int | None,
+    sampler: str,
+    eta: float | None,
+    grid: str,
+    start: int | None,
+    label: str | None,
+    seed: int,
+    n: int,
+    out: Path,
+) -> None:
     """Draw n samples of a shipped model into a PNG; ValueError for names or numbers that do not exist."""
     if out.suffix.lower() != ".png":
         raise ValueError(f"samples are saved as a PNG: give a name like grid.png, not {out.name!r}")
     if not 0 <= seed < 2**63:
         raise ValueError(f"a seed is a whole number from 0 to 2**63 - 1; got {seed}")
-
     if out.is_dir():
         raise ValueError(f"{out} is a folder: give the name of a PNG file")
+    if eta is not None and sampler != "ddim":
+        raise ValueError(f"--eta belongs to ddim: leave it out with {sampler}, or add --sampler ddim")
     out.parent.mkdir(parents=True, exist_ok=True)
 
     from functools import partial
 
     import torch
 
+    from ddpm_path import samplers, schedule
     from ddpm_path.gaussian import fixed_large
     from ddpm_path.lab import metrics, plots, zoo
     from ddpm_path.lab.errors import unknown
-    from ddpm_path.samplers import Sampler, ancestral, ddim
-    from ddpm_path.schedule import uniform_times
 
-    samplers: dict[str, Sampler] = {
-        "ancestral": ancestral,
-        "ancestral-large": partial(ancestral, variance=fixed_large),
-        "ddim": ddim,
+    known: dict[str, samplers.Sampler] = {
+        "ancestral": samplers.ancestral,
+        "ancestral-large": partial(samplers.ancestral, variance=fixed_large),
+        "ddim": partial(samplers.ddim, eta=eta or 0.0),
+        "f-pndm": samplers.f_pndm,
+        "s-pndm": samplers.s_pndm,
+        "plms": samplers.plms,
+        "runge-kutta": samplers.pseudo_runge_kutta,
     }
-    if sampler not in samplers:
-        raise unknown("sampler", sampler, samplers)
-    net, schedule = zoo.load(name)
+    if sampler not in known:
+        raise unknown("sampler", sampler, known)
+    net, trained = zoo.load(name)
     card = zoo.card(name)
     labels = None if label is None else torch.full((n,), _class(label, card["classes"]))
-    times = uniform_times(schedule.T, schedule.T if steps is None else steps)
+    if start is None:
+        scale, std = trained(trained.T)
+        # Where std / scale is larger, a multistep method's first steps are too long for it: see notebook 15.
+        late = sampler in MULTISTEP and std / scale > 40
+        start = round(float(trained.time_at(40.0))) if late else trained.T
+    if not 1 <= start <= trained.T:
+        raise ValueError(f"--start {start} is not a time of {name}: choose between 1 and {trained.T}")
+    grids: dict[str, Callable[[int, int], Sequence[float]]] = {
+        "uniform": schedule.uniform_times,
+        "leading": schedule.leading_times,
+        "quadratic": schedule.quadratic_times,
+        "ratio": lambda start, steps: schedule.ratio_times(trained, steps, start),
+    }
+    if grid not in grids:
+        raise unknown("grid of times", grid, grids)
+    times = grids[grid](start, start if steps is None else steps)
     shape = (card["recipe"]["net"]["channels"], card["size"], card["size"])
-    images = metrics.sample(net, schedule, n, shape, times, seed, labels, samplers[sampler])
+    images = metrics.sample(net, trained, n, shape, times, seed, labels, known[sampler])
     plots.save(plots.grid(images, min(n, 8)), out)
-    print(f"{n} samples of {name}, {len(times) - 1} steps of {sampler}, seed {seed}: {out}")
+    print(f"{n} samples of {name}, {len(times) - 1} steps of {sampler} from t = {times[0]:g}, seed {seed}: {out}")
 
 
 def _class(label: str, classes: Sequence[str]) -> int:

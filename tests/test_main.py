@@ -10,9 +10,10 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from ddpm_path import samplers
 from ddpm_path.__main__ import listing, main
-from ddpm_path.lab import plots, roadmap, runner, train, zoo
-from ddpm_path.schedule import Discrete, linear_betas
+from ddpm_path.lab import metrics, plots, roadmap, runner, train, zoo
+from ddpm_path.schedule import Discrete, leading_times, linear_betas, quadratic_times, ratio_times, uniform_times
 
 Capture = pytest.CaptureFixture[str]
 
@@ -99,7 +100,7 @@ def test_sample_draws_what_the_model_knows(drawn: Shown, tmp_path: Path, capsys:
     out = tmp_path / "grid.png"
     command = ["sample", "toy", "--steps", "10", "--n", "3", "--seed", "5", "--out", str(out)]
     assert main([*command, "--label", "dog"]) == 0
-    assert "3 samples of toy, 10 steps of ancestral, seed 5" in capsys.readouterr().out
+    assert "3 samples of toy, 10 steps of ancestral from t = 1000, seed 5" in capsys.readouterr().out
     assert drawn.path == out
     assert drawn[0].shape == (3, 2, 4, 4)
     torch.testing.assert_close(drawn[0], torch.full((3, 2, 4, 4), 0.25), atol=1e-5, rtol=0)
@@ -121,10 +122,58 @@ def test_sample_is_set_by_seed_and_sampler(drawn: Shown, monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize(
+    ("name", "sampler", "start"),
+    [
+        *(("ancestral", samplers.ancestral, 1000), ("ddim", None, 1000)),
+        *(("f-pndm", samplers.f_pndm, 854), ("s-pndm", samplers.s_pndm, 854), ("plms", samplers.plms, 854)),
+        *(("runge-kutta", samplers.pseudo_runge_kutta, 854), ("ancestral-large", None, 1000)),
+    ],
+)
+def test_sample_takes_every_sampler_on_every_grid(
+    drawn: Shown, monkeypatch: pytest.MonkeyPatch, capsys: Capture, name: str, sampler: Any, start: int
+) -> None:
+    """Multistep samplers start where std / scale = 40, t = 854 with linear betas: see notebook 15."""
+    schedule, seen = Discrete.from_betas(linear_betas()), {}
+
+    def sample(net: Any, schedule: Any, n: int, shape: Any, times: Any, seed: int, labels: Any, sampler: Any) -> Tensor:
+        seen["times"], seen["sampler"] = times, sampler
+        return torch.zeros(n, *shape)
+
+    monkeypatch.setattr(metrics, "sample", sample)
+    expected = {
+        "uniform": uniform_times(start, 20),
+        "leading": leading_times(start, 20),
+        "quadratic": quadratic_times(start, 20),
+        "ratio": ratio_times(schedule, 20, start),
+    }
+    for grid, times in expected.items():
+        assert main(["sample", "toy", "--sampler", name, "--grid", grid, "--steps", "20", "--n", "2"]) == 0
+        assert f"20 steps of {name} from t = {times[0]:g}, seed 0" in capsys.readouterr().out
+        assert seen["times"] == times and (sampler is None or seen["sampler"] is sampler)
+
+
+def test_sample_takes_eta_and_a_start(drawn: Shown, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+    schedule = Discrete.from_betas(linear_betas())
+    monkeypatch.setattr(zoo, "load", lambda name: (lambda x, t, label=None: 0.5 * x, schedule))
+    for more in ([], ["--eta", "0"], ["--eta", "0.5"], ["--start", "400"], ["--grid", "quadratic"]):
+        assert main(["sample", "toy", "--sampler", "ddim", "--steps", "5", "--n", "2", *more]) == 0
+    plain, zero, half, later, quadratic = drawn
+    assert torch.equal(plain, zero)
+    assert all(not torch.equal(plain, other) for other in (half, later, quadratic))
+    assert "5 steps of ddim from t = 400" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
     ("more", "message"),
     [
         (["--label", "dogs"], "no class 'dogs': did you mean 'dog'? There are cat, dog"),
         (["--sampler", "ancestrall"], "did you mean 'ancestral'? There are ancestral, ancestral-large, ddim"),
+        (["--sampler", "pndm"], "f-pndm, s-pndm, plms, runge-kutta"),
+        (["--eta", "0.5"], "--eta belongs to ddim"),
+        (["--sampler", "ddim", "--eta", "1.5"], "eta = 1.5 is outside [0, 1]"),
+        (["--grid", "quadratc"], "did you mean 'quadratic'? There are uniform, leading, quadratic, ratio"),
+        (["--start", "1001"], "--start 1001 is not a time of toy: choose between 1 and 1000"),
+        (["--start", "0"], "choose between 1 and 1000"),
         (["--steps", "0"], "0 steps on a chain of 1000: choose between 1 and 1000"),
         (["--steps", "1001"], "choose between 1 and 1000"),
         (["--out", "grid.jpeg"], "give a name like grid.png"),
