@@ -180,22 +180,33 @@ def _ddim(
         yield State(s, x, x0)
 
 
+def halfway_in_time(schedule: Schedule, t: float, s: float) -> float:
+    """The middle of a step on the clock, as the paper has it, but never nearer to data than the first noisy time."""
+    return max((t + s) / 2, schedule.first)
+
+
+def halfway_in_ratio(schedule: Schedule, t: float, s: float) -> float:
+    """The middle of a step in std / scale, the variable that DDIM's step is straight in."""
+    ratios = [float(std / scale) for scale, std in map(schedule, (t, s, schedule.first))]
+    return float(schedule.time_at(max((ratios[0] + ratios[1]) / 2, ratios[2])))
+
+
 def f_pndm(
     eps_fn: EpsFn,
     schedule: Schedule,
     x: Tensor,
     times: Sequence[float],
-    halfway: Halfway | None = None,
+    halfway: Halfway = halfway_in_time,
     generator: torch.Generator | None = None,
 ) -> Iterator[State]:
     """F-PNDM: three pseudo Runge-Kutta steps, then a step of order four at each network call [Liu 2022, alg. 2].
 
     As `ancestral`, but without noise (`generator` is not used). N >= 3 steps take N + 9 calls. `halfway` chooses the
-    middle of a Runge-Kutta step, `halfway_in_time` if None. Of order 4 on `ratio_times` with `halfway_in_ratio`,
-    else of order 2: the weights suppose equal steps in std / scale. Too large a first step makes it diverge: on a
-    schedule that ends nearly blind, as the cosine does, start later.
+    middle of a Runge-Kutta step. Of order 4 on `ratio_times` with `halfway_in_ratio`, else of order 2: the weights
+    suppose equal steps in std / scale. Too long a first step makes it diverge: on a schedule that ends nearly blind,
+    as the cosine does, start later.
     """
-    start = partial(_runge_kutta, partial(halfway or halfway_in_time, schedule))
+    start = partial(_runge_kutta, partial(halfway, schedule))
     return _multistep(eps_fn, schedule, x, *_check(schedule, x, times), start, starts=3, order=4)
 
 
@@ -221,11 +232,11 @@ def pseudo_runge_kutta(
     schedule: Schedule,
     x: Tensor,
     times: Sequence[float],
-    halfway: Halfway | None = None,
+    halfway: Halfway = halfway_in_time,
     generator: torch.Generator | None = None,
 ) -> Iterator[State]:
     """F-PNDM's start at every step: four network calls each, and no past [Liu 2022, eq. 13]; else as `f_pndm`."""
-    start = partial(_runge_kutta, partial(halfway or halfway_in_time, schedule))
+    start = partial(_runge_kutta, partial(halfway, schedule))
     return _multistep(eps_fn, schedule, x, *_check(schedule, x, times), start, starts=len(times), order=1)
 
 
@@ -280,17 +291,6 @@ def _weighted(weights: Sequence[Tensor], tensors: Sequence[Tensor]) -> Tensor:
     for weight, tensor in zip(weights[1:], tensors[1:], strict=True):
         total.addcmul_(weight, tensor)
     return total
-
-
-def halfway_in_time(schedule: Schedule, t: float, s: float) -> float:
-    """The middle of a step on the clock, as the paper has it, but never nearer to data than the first noisy time."""
-    return max((t + s) / 2, schedule.first)
-
-
-def halfway_in_ratio(schedule: Schedule, t: float, s: float) -> float:
-    """The middle of a step in std / scale, the variable that DDIM's step is straight in."""
-    ratios = [float(std / scale) for scale, std in map(schedule, (t, s, schedule.first))]
-    return float(schedule.time_at(max((ratios[0] + ratios[1]) / 2, ratios[2])))
 
 
 def ddim_invert(eps_fn: EpsFn, schedule: Schedule, x: Tensor, times: Sequence[float]) -> Iterator[State]:
