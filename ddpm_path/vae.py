@@ -124,7 +124,8 @@ class LinearGaussian:
 
     def posterior_mean(self, x: Tensor) -> Tensor:
         """E[z | x], (B, J)."""
-        return torch.linalg.solve(self.precision, (x - self.bias) @ self.weight / self.std**2, left=True)
+        mean: Tensor = torch.linalg.solve(self.precision, (x - self.bias) @ self.weight / self.std**2, left=False)
+        return mean
 
     def best_diagonal(self, x: Tensor) -> Posterior:
         """The diagonal q that is best: the true mean, and variances 1 / precision_jj, not the true ones.
@@ -152,4 +153,4 @@ def _each_log_likelihood(log_likelihood: LogLikelihood, x: Tensor, z: Tensor) ->
             f"a log-likelihood answers one number for each item, {(L * B,)}; got {tuple(answer.shape)}: sum it over "
             "the dimensions of x, and average nothing"
         )
-    return answer.unflatten(0, (L, B))
+    return answer.view(L, B)

@@ -366,7 +366,8 @@ CLAIMS: tuple[Claim, ...] = (
     Claim(
         "vae-iwae-trains",
         "01_vae",
-        "Training on the importance-weighted bound gives a better model than training on the ELBO [Burda 2015, table 1]",
+        "Training on the importance-weighted bound gives a better model than training on the ELBO "
+        "[Burda 2015, table 1]",
         _VAE + "Against it the same network, seed and steps, trained on L_5 (the paper: 5 and 50, on MNIST, far "
         "longer). Margin: mean of log p(x) by L_500 (fresh samples, seed 3), the second model's minus the first's, in "
         "nats. Its standard error: of the paired difference, over images (one training run each).",
