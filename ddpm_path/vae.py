@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from ddpm_path.exact import GaussianMixture
 from ddpm_path.gaussian import kl
@@ -20,12 +20,17 @@ Posterior = tuple[Tensor, Tensor]
 """Mean and log-variance of the diagonal Gaussian q(z | x), both (B, J)."""
 LogLikelihood = Callable[[Tensor, Tensor], Tensor]
 """log p(x | z) of x (N, ...) and z (N, J), summed over the dimensions of x, (N,)."""
+Bound = Callable[[LogLikelihood, Tensor, Posterior, Tensor], Tensor]
+"""What `sgvb_a`, `sgvb_b` and `iwae` are: log p(x | z), x (B, ...), q(z | x) and eps (L, B, J) to the bound, (B,)."""
 
 
 def log_normal(x: Tensor, mean: Tensor | float, logvar: Tensor | float) -> Tensor:
-    """log N(x; mean, exp(logvar)) of each number, in nats."""
+    """log N(x; mean, exp(logvar)) of each number in x, in nats; ValueError if mean or logvar would make them more."""
     logvar = torch.as_tensor(logvar, dtype=x.dtype, device=x.device)
-    return -0.5 * (math.log(2 * math.pi) + logvar + (x - mean) ** 2 * torch.exp(-logvar))
+    log_p = -0.5 * (math.log(2 * math.pi) + logvar + (x - mean) ** 2 * torch.exp(-logvar))
+    if log_p.shape != x.shape:
+        raise ValueError(f"x {tuple(x.shape)} became {tuple(log_p.shape)}: give mean and logvar the shape of x")
+    return log_p
 
 
 def log_bernoulli(x: Tensor, logits: Tensor) -> Tensor:
@@ -93,6 +98,36 @@ def iwae(log_likelihood: LogLikelihood, x: Tensor, posterior: Posterior, eps: Te
     """
     log_w = log_weights(log_likelihood, x, posterior, eps)
     return log_w.logsumexp(0) - math.log(len(log_w))
+
+
+class BernoulliVAE(nn.Module):
+    """The paper's networks for binary data, one hidden layer of tanh units each [Kingma 2013, app. C]."""
+
+    def __init__(self, dims: int, latents: int, hidden: int = 256) -> None:
+        super().__init__()
+        self.encoder = nn.Sequential(nn.Linear(dims, hidden), nn.Tanh(), nn.Linear(hidden, 2 * latents))
+        self.decoder = nn.Sequential(nn.Linear(latents, hidden), nn.Tanh(), nn.Linear(hidden, dims))
+
+    def posterior(self, x: Tensor) -> Posterior:
+        """q(z | x) of x (B, ...)."""
+        mean, logvar = self.encoder(x.flatten(1)).chunk(2, dim=1)
+        return mean, logvar
+
+    def log_likelihood(self, x: Tensor, z: Tensor) -> Tensor:
+        """log p(x | z), (N,), in nats."""
+        return log_bernoulli(x.flatten(1), self.decoder(z)).sum(1)
+
+    def decode(self, z: Tensor) -> Tensor:
+        """The probability that each number is 1, (N, dims)."""
+        return torch.sigmoid(self.decoder(z))
+
+    def inputs(
+        self, x: Tensor, samples: int = 1, generator: torch.Generator | None = None
+    ) -> tuple[LogLikelihood, Tensor, Posterior, Tensor]:
+        """What a `Bound` takes, with fresh noise on the CPU: sgvb_b(*vae.inputs(x))."""
+        posterior = self.posterior(x)
+        eps = torch.randn(samples, *posterior[0].shape, generator=generator).to(x)
+        return self.log_likelihood, x, posterior, eps
 
 
 @dataclass(frozen=True)
