@@ -361,8 +361,8 @@ CLAIMS: tuple[Claim, ...] = (
         "The importance-weighted bound of a trained VAE is tighter with more samples: L_50 > L_5 > L_1 "
         "[Burda 2015, thm. 1]",
         _VAE
-        + "Fresh samples for each k (seeds 1, 5, 50). Margin: the smaller of the mean rises L_5 - L_1 and L_50 - L_5, in "
-        "nats. Its standard error: of that rise, over images.",
+        + "Fresh samples for each k (seeds 1, 5, 50). Margin: the smaller of the mean rises L_5 - L_1 and L_50 - L_5, "
+        "in nats. Its standard error: of that rise, over images.",
     ),
     Claim(
         "vae-iwae-trains",

@@ -138,7 +138,7 @@ plots.show(
 q = ten.posterior(test)
 busiest = vae.kl_to_prior(q).mean(0).argsort(descending=True)[:4].tolist()
 walk = torch.linspace(-2.5, 2.5, 11)
-z = q[0][118].repeat(4, 11, 1)
+z = q[0][118].detach().repeat(4, 11, 1)
 for row, latent in zip(z, busiest, strict=True):
     row[:, latent] = walk
 plots.show(
