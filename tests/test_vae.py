@@ -5,8 +5,10 @@ import torch
 from helpers import close, rand, randn
 
 from ddpm_path.gaussian import bits_per_dim, kl, posterior, q_sample, transition
+from ddpm_path.lab import vaes
 from ddpm_path.schedule import Discrete, cosine_betas
 from ddpm_path.vae import (
+    BernoulliVAE,
     LinearGaussian,
     iwae,
     kl_to_prior,
@@ -349,3 +351,78 @@ def test_a_likelihood_that_is_averaged_or_not_summed_is_refused(reduce):
     for estimator in (sgvb_a, sgvb_b, iwae):
         with pytest.raises(ValueError, match="sum it over the dimensions of x"):
             estimator(wrong, x, off(x), randn(3, 5, 2))
+
+
+# --- on the bench
+
+
+def deaf(mean: float, std: float) -> BernoulliVAE:
+    """A VAE whose decoder ignores z, and whose encoder ignores x: q = N(mean, std^2) in its one latent."""
+    vae = BernoulliVAE(dims=3, latents=1, hidden=4).double()
+    with torch.no_grad():
+        for parameter in vae.parameters():
+            parameter.zero_()
+        vae.encoder[2].bias.copy_(torch.tensor([mean, 2 * math.log(std)]))
+    return vae
+
+
+def test_kingma2013_sec23_variances_of_both_estimators_where_they_are_closed_forms():
+    """With nothing to reconstruct, B and its gradient are constants; A's are those of log p(z) - log q(z)."""
+    m, s = 0.8, 0.6
+    x = torch.ones(5000, 3, dtype=torch.float64)
+    value, gradient = vaes.variances(deaf(m, s), sgvb_b, x, draws=8)
+    close(value, torch.zeros(5000), atol=1e-28)
+    close(gradient, torch.zeros(5000), atol=1e-28)
+    value, gradient = vaes.variances(deaf(m, s), sgvb_a, x, draws=8)
+    # value: -m s eps + (1 - s^2) eps^2 / 2; by m: -(m + s eps); by log-variance: -s eps (m + s eps) / 2.
+    for found, true in (
+        (value, m**2 * s**2 + (1 - s**2) ** 2 / 2),
+        (gradient, s**2 + s**2 * (m**2 + 2 * s**2) / 4),
+    ):
+        assert abs(float(found.mean()) - true) < 4 * float(found.std()) / 5000**0.5
+
+
+def test_bernoulli_vae_is_a_normalised_model():
+    """log p(x) by quadrature over the latent sums to 1 over all images; L_k stays below it, and comes near."""
+    torch.manual_seed(0)
+    vae = BernoulliVAE(dims=3, latents=1, hidden=4).double()
+    images = torch.cartesian_prod(*[torch.tensor([0.0, 1.0], dtype=torch.float64)] * 3)
+    z = torch.linspace(-9, 9, 2001, dtype=torch.float64)[:, None]
+    prior = log_normal(z, 0.0, math.log(1.0)).exp()[:, 0] * (z[1] - z[0])
+    each = torch.stack([vae.log_likelihood(image.expand(2001, 3), z).exp() @ prior for image in images])
+    close(each.sum(), 1.0, rtol=1e-10)
+    bound = vaes.evaluate(vae, iwae, images.view(8, 1, 1, 3), samples=20_000)
+    close(bound.exp(), each, rtol=0.02)
+    p = vae.decode(z[:5])
+    close(vae.log_likelihood(images[5:6].expand(5, 3), z[:5]).exp(), (p[:, 0] * (1 - p[:, 1]) * p[:, 2]).detach())
+
+
+def test_training_raises_the_bound_reproducibly():
+    data = (rand(64, 6, seed=1) < torch.tensor([0.9, 0.9, 0.9, 0.1, 0.1, 0.1])).float()
+    logs, bounds = [], []
+    for _ in range(2):
+        torch.manual_seed(0)
+        vae = BernoulliVAE(6, 2, hidden=8)
+        before = vaes.evaluate(vae, sgvb_b, data, samples=50).mean()
+        logs.append(vaes.train(vae, sgvb_b, data, data, steps=300))
+        bounds.append(vaes.evaluate(vae, sgvb_b, data, samples=50).mean())
+    assert logs[0] == logs[1] and bounds[0] == bounds[1]
+    assert [entry.step for entry in logs[0]] == [50, 100, 150, 200, 250, 300]
+    rate = data.mean(0)  # what six independent pixels reach
+    alone = torch.distributions.Bernoulli(rate).log_prob(data).sum(1).mean()
+    assert before < alone - 1 and abs(float(bounds[0] - alone)) < 0.2
+    fit, cost = vaes.terms(vae, data, samples=50)
+    close(fit - cost, bounds[0], rtol=1e-5)
+
+
+def test_training_stops_at_the_first_bound_that_is_not_finite():
+    with pytest.raises(FloatingPointError, match="at step 1: lower lr"):
+        vaes.train(
+            BernoulliVAE(6, 2), lambda *given: sgvb_b(*given) * math.inf, torch.ones(8, 6), torch.ones(8, 6), steps=3
+        )
+
+
+def test_log_normal_refuses_shapes_that_would_spread_x():
+    """Images (N, 1, H, W) against means (N, H, W) would compare every image with every mean."""
+    with pytest.raises(ValueError, match="give mean and logvar the shape of x"):
+        log_normal(randn(3, 1, 2, 2), randn(3, 2, 2), 0.0)

@@ -46,8 +46,9 @@ def train(
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
         if step % 50 == 0:
-            log.append(Log(step, *terms(vae, held_out)))
-            progress.set_postfix_str(f"reconstruction {log[-1].reconstruction:.1f}, KL {log[-1].kl:.2f}")
+            fit, cost = terms(vae, held_out)
+            log.append(Log(step, float(fit), float(cost)))
+            progress.set_postfix_str(f"reconstruction {fit:.1f}, KL {cost:.2f}")
     return log
 
 
@@ -60,10 +61,9 @@ def evaluate(vae: BernoulliVAE, bound: Bound, x: Tensor, samples: int = 1, seed:
 
 
 @torch.no_grad()
-def terms(vae: BernoulliVAE, x: Tensor, samples: int = 1, seed: int = 0) -> tuple[float, float]:
+def terms(vae: BernoulliVAE, x: Tensor, samples: int = 1, seed: int = 0) -> tuple[Tensor, Tensor]:
     """Mean reconstruction and mean KL of items x (N, ...), in nats: their difference is the bound."""
-    fit = evaluate(vae, reconstruction, x, samples, seed)
-    return float(fit.mean()), float(kl_to_prior(vae.posterior(x)).sum(1).mean())
+    return evaluate(vae, reconstruction, x, samples, seed).mean(), kl_to_prior(vae.posterior(x)).sum(1).mean()
 
 
 def variances(vae: BernoulliVAE, bound: Bound, x: Tensor, draws: int, seed: int = 0) -> tuple[Tensor, Tensor]:
