@@ -136,7 +136,7 @@ walk, names = torch.linspace(-2.5, 2.5, 11), [f"z{k}" for k in busiest.tolist()]
 z = q[0][56].detach().repeat(4, 11, 1)
 z[torch.arange(4), :, busiest] = walk
 figure = plots.grid(images(ten.decode(z.flatten(0, 1))), 11, [f"{v:.1f}" for v in walk], names)
-plots.show(figure, "A 3, changed along one latent a row, from -2.5 to 2.5: strokes bend; it becomes an 8 or a 2.")
+plots.show(figure, "A 3, changed along one latent a row, from -2.5 to 2.5: strokes bend, other digits appear.")
 
 # %%
 q = [each.detach() for each in two.posterior(test)]
@@ -156,8 +156,7 @@ plots.show(plots.grid(images(two.decode(plane)), 13, zoom=0.7), "The plane decod
 #
 # ## The famous mistake: posterior collapse
 #
-# Many programs *average* the reconstruction over pixels but sum the KL. That makes $z$ 256
-# times dearer.
+# Many programs *average* the reconstruction over pixels but sum the KL. That makes $z$ 256 times dearer.
 #
 # *Predict:* what does the encoder answer? Does the damage last?
 
@@ -251,7 +250,7 @@ report("vae-iwae-trains", log_p[1] - log_p[0])
 
 # %% [markdown]
 # **You should see** the first claim fail: at the true posterior $\log w$ is constant, and our $q$ is near enough to
-# give A half of B's variance. But training uses gradients: there B is better, by a tenth.
+# give A less variance than B. But training uses gradients: there B is better, by a tenth.
 #
 # ## Exercises
 #
