@@ -346,7 +346,7 @@ CLAIMS: tuple[Claim, ...] = (
         _VAE + "Each bound is estimated 200 times for each image, from one sample, the same for both (seed 1). Margin: "
         "log(variance of A / variance of B), mean over images. Its standard error: over images (one training run).",
         State.FAILS,
-        "Of the bound's value A has 0.62 of B's variance; margin -0.477 +- 0.013. At the true posterior A's is 0, since "
+        "The value of A has 0.62 of B's variance; margin -0.477 +- 0.013. At the true posterior A's is 0, since "
         "log p(x, z) - log q(z | x) is log p(x) for every z; B always keeps the variance of the reconstruction.",
     ),
     Claim(
