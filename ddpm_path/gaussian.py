@@ -14,9 +14,9 @@ AnyLevel = tuple[Coefficient, Coefficient]
 
 
 def expand(c: Coefficient, x: Tensor) -> Tensor:
-    """A coefficient, scalar or (B,), with x's dtype and device, shaped to multiply x (B, ...)."""
+    """A coefficient, scalar, (B,) or one for each number in x, with x's dtype and device, shaped to multiply x."""
     c = torch.as_tensor(c, dtype=x.dtype, device=x.device)
-    return c.view(-1, *[1] * (x.ndim - 1)) if c.ndim else c
+    return c if c.ndim in (0, x.ndim) else c.view(-1, *[1] * (x.ndim - 1))
 
 
 def check_answer(answer: Tensor, x: Tensor) -> Tensor:

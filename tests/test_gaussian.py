@@ -2,7 +2,7 @@ import math
 
 import pytest
 import torch
-from helpers import COSINE, LEVELS, LINEAR, close, randn
+from helpers import COSINE, LEVELS, LINEAR, close, rand, randn
 
 from ddpm_path.gaussian import (
     bits_per_dim,
@@ -256,6 +256,17 @@ def test_kl_equals_torch_distributions():
     true = torch.distributions.kl_divergence(Normal(mean1, var1.sqrt()[:, None]), Normal(mean2, var2.sqrt()[:, None]))
     close(kl(mean1, var1, mean2, var2), true)
     close(kl(mean1, 0.5, mean1, 0.5), torch.zeros(4, 3))
+
+
+def test_kl_takes_a_variance_for_each_number():
+    mean1, mean2, var1, var2 = (randn(4, 3, seed=1), randn(4, 3, seed=2), rand(4, 3, seed=3), rand(4, 3, seed=4))
+    Normal = torch.distributions.Normal
+    close(
+        kl(mean1, var1, mean2, var2),
+        torch.distributions.kl_divergence(Normal(mean1, var1.sqrt()), Normal(mean2, var2.sqrt())),
+        rtol=1e-10,
+        atol=1e-12,
+    )
 
 
 @pytest.mark.parametrize(("square", "bits"), [(1.0, 2.91e-5), (0.25, 7.3e-6)])

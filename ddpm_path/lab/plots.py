@@ -103,6 +103,17 @@ def loss_by_level(times: Sequence[float], curves: Mapping[str, Tensor]) -> Figur
     return figure
 
 
+def curves(x: Sequence[float], named: Mapping[str, Sequence[float]], xlabel: str, ylabel: str) -> Figure:
+    """Each of `named` over x, with a legend; set the scales of `figure.axes[0]` where linear ones hide something."""
+    figure = Figure(figsize=(6, 3), layout="tight")
+    axes = figure.subplots()
+    for name, y in named.items():
+        axes.plot(x, y, marker="o", markersize=3, label=name)
+    axes.set(xlabel=xlabel, ylabel=ylabel)
+    axes.legend(fontsize=8)
+    return figure
+
+
 def save(figure: Figure, path: Path | str) -> None:
     """Write the figure as a PNG, whole or not at all; its folder is made."""
     with replacing(Path(path)) as part:
