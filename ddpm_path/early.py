@@ -8,6 +8,7 @@ chain does not fit the four pieces: its states are bits and its noise flips them
 bound and a sampler of its own.
 """
 
+import itertools
 import math
 from collections.abc import Callable, Iterator
 
@@ -65,12 +66,17 @@ def gaussian_bound(
 
     A bound on log p(x_0), on average, if the data's mean square is 1: standardise them first.
     """
-    D, first, last = x0[0].numel(), schedule(1)[1], schedule(schedule.T)[1]
-    K = (D * (gaussian_entropy(last**2) - gaussian_entropy(first**2) - gaussian_entropy(1.0))).to(x0).expand(len(x0))
+    K = entropies(schedule, x0[0].numel()).to(x0).expand(len(x0))
     for t in range(2, schedule.T + 1):
         eps = torch.randn(x0.shape, generator=generator, dtype=x0.dtype).to(x0.device)
         K = K - gaussian_term(reverse, schedule, x0, torch.full((len(x0),), t), eps)
     return K
+
+
+def entropies(schedule: Discrete, dims: int) -> Tensor:
+    """H_q(X_T | X_0) - H_q(X_1 | X_0) - H_p(X_T), nats: what K is before any step is wrong [eq. 14]."""
+    last, first = schedule.std[-1], schedule.std[1]
+    return dims * (gaussian_entropy(last**2) - gaussian_entropy(first**2) - gaussian_entropy(1.0))
 
 
 def gaussian_entropy(variance: Coefficient) -> Tensor:
@@ -116,7 +122,7 @@ def _walk_back(
 
 
 def eps_reverse(eps_fn: EpsFn, schedule: Discrete, variance: Tensor) -> Reverse:
-    """A noise predictor as a step back: the mean is the posterior's, the variance of step t is variance[t], (T + 1,)."""
+    """A noise predictor as a step back: the mean is the posterior's, the variance of step t is variance[t] (T + 1,)."""
 
     def reverse(x: Tensor, t: Tensor) -> Moments:
         now = schedule(t)
@@ -124,6 +130,41 @@ def eps_reverse(eps_fn: EpsFn, schedule: Discrete, variance: Tensor) -> Reverse:
         return mean, expand(variance[t], x).expand_as(x)
 
     return reverse
+
+
+@torch.no_grad()
+def fit_variance(eps_fn: EpsFn, schedule: Discrete, x0: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """The variance of each step, (T + 1,), that makes K of x0 (B, ...) largest for the means of `eps_reverse`.
+
+    Where K has its maximum: the posterior's variance plus the mean squared error of the mean. Entry 0 is 0.
+    """
+    fitted = torch.zeros(schedule.T + 1, dtype=torch.float64)
+    reverse = eps_reverse(eps_fn, schedule, fitted)
+    for t in range(1, schedule.T + 1):
+        x = q_sample(x0, torch.randn(x0.shape, generator=generator, dtype=x0.dtype), schedule(t))
+        true, variance = posterior(x0, x, schedule(t), schedule(t - 1))
+        guess, _ = reverse(x, torch.full((len(x0),), t))
+        fitted[t] = variance + (true - guess).square().mean()
+    return fitted
+
+
+class StepwiseRBF(nn.Module):
+    """Normalised radial basis functions, shared, and a readout for each step [Sohl-Dickstein 2015, app. D.1.1].
+
+    x (B, D) and t (B,) to (drift, spread), (B, D) each, for `relative_to_forward`.
+    """
+
+    def __init__(self, T: int, dims: int = 2, units: int = 16) -> None:
+        super().__init__()
+        self.centres, self.log_width = nn.Parameter(torch.randn(units, dims)), nn.Parameter(torch.zeros(units))
+        self.readout = nn.Parameter(torch.zeros(T, units, 2 * dims))
+
+    def forward(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """The corrections to the mean and the variance of the step back."""
+        distance = (x[:, None] - self.centres).square().sum(-1)  # (B, units)
+        active = (-0.5 * distance * (-2 * self.log_width).exp()).softmax(1)
+        drift, spread = torch.einsum("bu,buo->bo", active, self.readout[t - 1]).chunk(2, dim=1)
+        return drift, spread
 
 
 # --- Products with r, exact and by its gradient.
@@ -136,10 +177,23 @@ def multiply_gaussian(centre: Tensor, variance: Tensor) -> Multiply:
     """
 
     def multiply(mean: Tensor, var: Tensor, then: AnyLevel) -> Moments:
-        gain = var / (var + variance)
+        gain = torch.where(variance == 0, 1.0, var / (var + variance))
         return mean + gain * (centre - mean), var * (1 - gain)
 
     return multiply
+
+
+def inpainting(image: Tensor, known: Tensor) -> Multiply:
+    """The product with a delta at the known pixels: they are set, clean, at every level [sec. 2.5, code].
+
+    image (B, ...), known: bools of its shape; ValueError if they are not.
+    """
+    if known.shape != image.shape or known.dtype != torch.bool:
+        raise ValueError(
+            f"the mask is {known.dtype} {tuple(known.shape)}, the image {tuple(image.shape)}: give one bool for each "
+            "number of the image, True where it is known (expand_as(image) repeats a mask for all)"
+        )
+    return multiply_gaussian(image, torch.where(known, 0.0, math.inf))
 
 
 def shift_by_gradient(score: Callable[[Tensor], Tensor]) -> Multiply:
@@ -182,13 +236,12 @@ class Binomial:
         """P(x_t = 1 | x_0), shaped like x0."""
         return self.rate + (x0 - self.rate) * expand(self.keep[t], x0)
 
-    def posterior_rate(self, x0: Tensor, x: Tensor, t: Tensor) -> Tensor:
-        """P(x_{t-1} = 1 | x_t = x, x_0) by Bayes' rule, shaped like x."""
-        one, zero = self.marginal_rate(x0, t - 1), 1 - self.marginal_rate(x0, t - 1)
-        from_one, from_zero = (self.forward_rate(torch.full_like(x, bit), t) for bit in (1.0, 0.0))
-        one = one * torch.where(x == 1, from_one, 1 - from_one)
-        zero = zero * torch.where(x == 1, from_zero, 1 - from_zero)
-        return one / (one + zero)
+    def posterior_rate(self, x0: Tensor, x: Tensor, t: Tensor | int) -> Tensor:
+        """P(x_{t-1} = 1 | x_t = x, x_0) by Bayes' rule, shaped like x: the odds before, times the step's."""
+        one, zero = 1 - (1 - self.rate) * self.betas[t], self.rate * self.betas[t]  # P(x_t = 1) from either bit
+        on, off = (one / zero).log(), ((1 - one) / (1 - zero)).log()
+        odds = torch.logit(self.marginal_rate(x0, t - 1)) + torch.where(x == 1, expand(on, x), expand(off, x))
+        return odds.sigmoid()
 
     def sample(self, x0: Tensor, t: Tensor | int, generator: torch.Generator | None = None) -> Tensor:
         """A draw of x_t given x_0, shaped like x0; ValueError unless x0 holds zeros and ones only."""
@@ -214,12 +267,16 @@ def relative_bits(net: Logits, chain: Binomial) -> Logits:
 def binomial_term(
     logits: Logits, chain: Binomial, x0: Tensor, t: Tensor, generator: torch.Generator | None = None
 ) -> Tensor:
-    """What K loses at times t (S,), 2 or later, for each of x0 (k, D): (S, k), in nats [Sohl-Dickstein 2015, eq. 14]."""
+    """What K loses at times t (S,), 2 or later, for each of x0 (k, D): (S, k) nats [Sohl-Dickstein 2015, eq. 14].
+
+    ValueError unless x0 holds zeros and ones only.
+    """
     data = x0.expand(len(t), *x0.shape)  # (S, k, D)
     x = chain.sample(data, t, generator)
     true, z = chain.posterior_rate(data, x, t), logits(x, t)
-    entropy = torch.special.entr(true) + torch.special.entr(1 - true)
-    return -(entropy + true * F.logsigmoid(z) + (1 - true) * F.logsigmoid(-z)).sum(-1)
+    cross = true * F.logsigmoid(z) + (1 - true) * F.logsigmoid(-z)
+    loss: Tensor = -(binary_entropy(true) + cross).sum(-1)
+    return loss
 
 
 @torch.no_grad()
@@ -232,47 +289,86 @@ def binomial_bound(
     """
     entropies = [binary_entropy(chain.marginal_rate(x0, t)).sum(-1) for t in (chain.T, 1)]
     K = entropies[0] - entropies[1] - x0.shape[-1] * binary_entropy(torch.tensor(chain.rate).to(x0))
-    for t in torch.arange(2, chain.T + 1).split(chunk):
+    for t in torch.split(torch.arange(2, chain.T + 1), chunk):
         K = K - binomial_term(logits, chain, x0, t, generator).sum(0)
     return K
 
 
 def binary_entropy(rate: Tensor) -> Tensor:
     """The entropy of bits that are 1 at this rate, in nats."""
-    return torch.special.entr(rate) + torch.special.entr(1 - rate)
+    entropy: Tensor = torch.special.entr(rate) + torch.special.entr(1 - rate)
+    return entropy
 
 
 def best_logits(chain: Binomial, data: Tensor) -> Logits:
     """The step back that no network can beat, for data (N, D) drawn evenly: its K is the chain's optimum.
 
-    The posterior rate, averaged over the data by how well they explain x_t. The bits of a step are independent given
-    x_t, in this optimum as in any network's answer.
+    P(x_{t-1} = 1 | x_t), exactly, by weighing all data. As for any network the bits of one step are independent given
+    x_t: with few steps even this optimum falls short of log p(x_0).
     """
+    items = data.double()
 
     def logits(x: Tensor, t: Tensor) -> Tensor:
-        x, items = x.double(), data.double()[:, None, None]  # (N, 1, 1, D)
-        one, all_x = chain.marginal_rate(items.expand(-1, len(t), -1, -1).transpose(0, 1), t).transpose(0, 1), x[None]
-        weight = torch.where(all_x == 1, one, 1 - one).log().sum(-1, keepdim=True).softmax(0)  # (N, S, k, 1)
-        rates = torch.stack([chain.posterior_rate(item.expand_as(x), x, t) for item in data.double()])
-        return torch.logit((weight * rates).sum(0))
+        x = x.double()
+        rate = chain.marginal_rate(items.expand(len(t), *items.shape), t)  # (S, N, D)
+        fit = x @ torch.logit(rate).mT + (1 - rate).log().sum(-1)[:, None]  # (S, k, N), log q(x_t | x_0)
+        guess = fit.softmax(-1) @ items  # (S, k, D), E[x_0 | x_t]
+        if_one, if_zero = (chain.posterior_rate(torch.full_like(x, bit), x, t) for bit in (1.0, 0.0))
+        return torch.logit(guess * if_one + (1 - guess) * if_zero)
 
     return logits
 
 
 class StepwiseMLP(nn.Module):
-    """Sigmoid layers for all steps, a linear readout for each, (S, k, D) at times (S,) to (S, k, D) [app. D.1.2]."""
+    """Sigmoid layers that all steps share and a linear readout for each of T steps [Sohl-Dickstein 2015, app. D.1.2].
 
-    def __init__(self, T: int, dims: int, hidden: int = 50, layers: int = 3) -> None:
+    x (S, k, D) at times t (S,) to (S, k, D). T readouts would each see one example in T: so they start as mixtures of
+    a few learned ones, `knots`, dense at small t where the odds change fast; `untie` then makes all T free.
+    """
+
+    position: Tensor
+
+    def __init__(self, T: int, dims: int, knots: int = 21, hidden: int = 50, layers: int = 3) -> None:
         super().__init__()
         widths = [dims] + layers * [hidden]
-        self.trunk = nn.Sequential(
-            *(m for a, b in zip(widths, widths[1:]) for m in (nn.Linear(a, b), nn.Sigmoid()))
-        )
-        self.weight, self.bias = nn.Parameter(torch.zeros(T, hidden, dims)), nn.Parameter(torch.zeros(T, 1, dims))
+        linears = [nn.Linear(a, b) for a, b in itertools.pairwise(widths)]
+        for linear in linears:
+            nn.init.xavier_normal_(linear.weight, gain=4)  # sigmoid's slope is at most 1/4
+        self.trunk = nn.Sequential(*(module for linear in linears for module in (linear, nn.Sigmoid())))
+        self.readouts = nn.Parameter(torch.zeros(knots, hidden + 1, dims))  # the last row is the bias
+        self.register_buffer("position", torch.linspace(0, 1, T).sqrt() * (knots - 1))
+
+    def readout(self, t: Tensor) -> Tensor:
+        """The weights and the bias of times t (S,), (S, hidden + 1, D)."""
+        at = self.position[t - 1]
+        below = at.long().clamp(max=len(self.readouts) - 2)
+        return torch.lerp(self.readouts[below], self.readouts[below + 1], (at - below)[:, None, None])
+
+    def untie(self) -> None:
+        """Give every step a readout of its own, starting from the mixture that it had."""
+        T = len(self.position)
+        with torch.no_grad():
+            self.readouts = nn.Parameter(self.readout(torch.arange(1, T + 1)))
+        self.position = torch.arange(T, dtype=self.position.dtype)
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         """x (S, k, D) and t (S,) to the correction of each bit's log odds."""
-        return torch.baddbmm(self.bias[t - 1], self.trunk(x), self.weight[t - 1])
+        readout = self.readout(t)
+        return torch.baddbmm(readout[:, -1:], self.trunk(x), readout[:, :-1])
+
+
+@torch.no_grad()
+def walk_back_bits(
+    logits: Logits, chain: Binomial, x: Tensor, generator: torch.Generator | None = None
+) -> Iterator[tuple[int, Tensor]]:
+    """Samples of p: from x (k, D), noise at T, yields (t, x_t) for t = T - 1 down to 0 [Sohl-Dickstein 2015, sec. 2.2].
+
+    The last step is the bound's: the first step forward reversed, which under pure noise is that step itself.
+    """
+    for t in range(chain.T, 1, -1):
+        x = _flip(logits(x[None], torch.tensor([t]))[0].sigmoid(), generator)
+        yield t - 1, x
+    yield 0, _flip(chain.forward_rate(x, 1), generator)
 
 
 def _flip(rate: Tensor, generator: torch.Generator | None) -> Tensor:

@@ -141,3 +141,8 @@ def checkerboard(n: int, generator: torch.Generator | None = None) -> Tensor:
     row = field // 2
     corner = torch.stack([2 * (field % 2) + row % 2, row], 1)
     return (corner + torch.rand(n, 2, generator=generator)) / 2 - 1
+
+
+def heartbeats() -> Tensor:
+    """The five binary heartbeats (5, 20): a 1 in every fifth place [Sohl-Dickstein 2015, sec. 3.1.2]."""
+    return (torch.arange(20) % 5 == torch.arange(5)[:, None]).float()

@@ -340,9 +340,9 @@ CLAIMS: tuple[Claim, ...] = (
         "table 1]",
         "Data: 20 bits, a 1 in every fifth place, five phases. Chain: binomial, beta_t = 1 / (T - t + 1), T = 2,000, "
         "prior rate 0.2. Model: trained from random weights in the notebook. K*: the bound of the best factorised step "
-        "back, by enumerating the phases. Both on 1,000 sequences (200 of each phase), fresh noise at each of the 1,999 "
-        "steps, the same noise for both (seed 1). Margin: 0.15 - (K* - K) in bits. Its standard error: of the paired "
-        "difference over sequences.",
+        "back, by enumerating the phases. Both on 1,000 sequences (200 of each phase), fresh noise at each of the "
+        "1,999 steps, the same noise for both (seed 1). Margin: 0.15 - (K* - K) in bits. Its standard "
+        "error: of the paired difference over sequences.",
     ),
     Claim(
         "early-heartbeat-null",
@@ -357,10 +357,10 @@ CLAIMS: tuple[Claim, ...] = (
         "02_early_diffusion",
         "Forty steps with 16 radial basis functions raise K of the Swiss roll far above the likelihood of the null "
         "model, a unit Gaussian [Sohl-Dickstein 2015, table 1: by 6.45 bits]",
-        "Data: `swiss_roll`, standardised by its own mean and root mean square. Model: normalised radial basis network, "
-        "16 units, readout a step, T = 40, learned mean and covariance, trained with its schedule in the notebook. The "
-        "paper's 6.45 bits depend on how thin its roll is, which is not told; so the gain is held against the gain of "
-        "the true density, found by integrating along the curve. K and the truth on the same 5,000 fresh points "
+        "Data: `swiss_roll`, standardised by its own mean and root mean square. Model: normalised radial basis "
+        "network, 16 units, readout a step, T = 40, learned mean and covariance, trained with its schedule in the notebook. "
+        "The paper's 6.45 bits depend on how thin its roll is, which is not told; so the gain is held against the gain "
+        "of the true density, found by integrating along the curve. K and the truth on the same 5,000 fresh points "
         "(seed 1). Margin: (K - null) / (truth - null) - 0.5. Its standard error: of the ratio, over points.",
     ),
     Claim(
