@@ -358,9 +358,9 @@ CLAIMS: tuple[Claim, ...] = (
         "Forty steps with 16 radial basis functions raise K of the Swiss roll far above the likelihood of the null "
         "model, a unit Gaussian [Sohl-Dickstein 2015, table 1: by 6.45 bits]",
         "Data: `swiss_roll`, standardised by its own mean and root mean square. Model: normalised radial basis "
-        "network, 16 units, readout a step, T = 40, learned mean and covariance, trained with its schedule in the notebook. "
-        "The paper's 6.45 bits depend on how thin its roll is, which is not told; so the gain is held against the gain "
-        "of the true density, found by integrating along the curve. K and the truth on the same 5,000 fresh points "
+        "network, 16 units, readout a step, T = 40, learned mean and covariance, trained with its schedule in the "
+        "notebook. The paper's 6.45 bits depend on how thin its roll is, which is not told; so the gain is held against "
+        "the gain of the true density, found by integrating along the curve. K and the truth on the same 5,000 fresh points "
         "(seed 1). Margin: (K - null) / (truth - null) - 0.5. Its standard error: of the ratio, over points.",
     ),
     Claim(

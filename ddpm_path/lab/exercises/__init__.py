@@ -2,7 +2,25 @@
 
 from ddpm_path.lab.exercises.checking import Exercise, check
 from ddpm_path.lab.exercises.ddpm import MARGINAL_FROM_CHAIN, MEAN_FROM_EPS, POSTERIOR_MEAN, TRAINING_PAIR
+from ddpm_path.lab.exercises.early import BIT_POSTERIOR, GAUSSIAN_PRODUCT
 
-EXERCISES: tuple[Exercise, ...] = (MARGINAL_FROM_CHAIN, POSTERIOR_MEAN, MEAN_FROM_EPS, TRAINING_PAIR)
+EXERCISES: tuple[Exercise, ...] = (
+    BIT_POSTERIOR,
+    GAUSSIAN_PRODUCT,
+    MARGINAL_FROM_CHAIN,
+    POSTERIOR_MEAN,
+    MEAN_FROM_EPS,
+    TRAINING_PAIR,
+)
 
-__all__ = ["EXERCISES", "MARGINAL_FROM_CHAIN", "MEAN_FROM_EPS", "POSTERIOR_MEAN", "TRAINING_PAIR", "Exercise", "check"]
+__all__ = [
+    "BIT_POSTERIOR",
+    "EXERCISES",
+    "GAUSSIAN_PRODUCT",
+    "MARGINAL_FROM_CHAIN",
+    "MEAN_FROM_EPS",
+    "POSTERIOR_MEAN",
+    "TRAINING_PAIR",
+    "Exercise",
+    "check",
+]
