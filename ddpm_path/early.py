@@ -215,12 +215,13 @@ class Binomial:
     """
 
     def __init__(self, betas: Tensor, rate: float = 0.5) -> None:
-        self.betas, self.rate = torch.cat([torch.zeros(1), torch.as_tensor(betas)]).double(), rate
-        inner = self.betas[1:]
-        if inner.ndim != 1 or len(inner) < 2 or not bool(((inner > 0) & (inner <= 1)).all() & (inner[:-1] < 1).all()):
+        betas = torch.as_tensor(betas, dtype=torch.float64)
+        legal = (betas > 0) & (betas < 1)
+        if betas.ndim != 1 or len(betas) < 2 or not (bool(legal[:-1].all()) and 0 < betas[-1] <= 1):
             raise ValueError("betas are (T,), T > 1, each in (0, 1); the last may be 1: fractional_betas(T) are such")
         if not 0 < rate < 1:
             raise ValueError(f"the rate of ones in pure noise lies in (0, 1), not at {rate}")
+        self.betas, self.rate = torch.cat([torch.zeros(1), betas]), rate  # betas[t] is step t
         self.keep = (1 - self.betas).cumprod(0)  # (T + 1,)
 
     @property

@@ -135,6 +135,14 @@ def swiss_roll(n: int, generator: torch.Generator | None = None, noise: float = 
     return curve + noise * torch.randn(n, 2, generator=generator)
 
 
+def swiss_roll_log_prob(x: Tensor, noise: float = 0.02, cells: int = 2000) -> Tensor:
+    """log p(x) of `swiss_roll`'s points (n, 2), in nats, (n,) float64: the noise's density, summed along the spiral."""
+    turn = 1.5 * math.pi * (1 + 2 * ((torch.arange(cells, dtype=torch.float64) + 0.5) / cells).sqrt())
+    curve = torch.stack([turn * turn.cos(), turn * turn.sin()], 1) / (4.5 * math.pi)
+    near = -torch.cdist(x.double(), curve).square() / (2 * noise**2)
+    return near.logsumexp(1) - math.log(cells * 2 * math.pi * noise**2)
+
+
 def checkerboard(n: int, generator: torch.Generator | None = None) -> Tensor:
     """n points (n, 2), uniform on the eight dark fields of a 4x4 board over [-1, 1]^2."""
     field = torch.randint(0, 8, (n,), generator=generator)

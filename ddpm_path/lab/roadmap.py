@@ -343,6 +343,8 @@ CLAIMS: tuple[Claim, ...] = (
         "back, by enumerating the phases. Both on 1,000 sequences (200 of each phase), fresh noise at each of the "
         "1,999 steps, the same noise for both (seed 1). Margin: 0.15 - (K* - K) in bits. Its standard "
         "error: of the paired difference over sequences.",
+        State.HOLDS,
+        "K = -2.464, K* = -2.368 bits; margin +0.054 +- 0.002, after about 40 s of training on one core.",
     ),
     Claim(
         "early-heartbeat-null",
@@ -351,6 +353,8 @@ CLAIMS: tuple[Claim, ...] = (
         "[Sohl-Dickstein 2015, table 1]",
         "Model and K: those of `early-heartbeat`. Null model: 20 independent bits of rate 0.2, -14.439 bits. Margin: "
         "0.15 - |K + 14.439 - 12.024| in bits. Its standard error: of K, from the spread over sequences.",
+        State.HOLDS,
+        "K = -2.464 bits, 11.975 above the null model; margin +0.101 +- 0.004. K* itself would give +0.10.",
     ),
     Claim(
         "early-roll",
@@ -358,10 +362,13 @@ CLAIMS: tuple[Claim, ...] = (
         "Forty steps with 16 radial basis functions raise K of the Swiss roll far above the likelihood of the null "
         "model, a unit Gaussian [Sohl-Dickstein 2015, table 1: by 6.45 bits]",
         "Data: `swiss_roll`, standardised by its own mean and root mean square. Model: normalised radial basis "
-        "network, 16 units, readout a step, T = 40, learned mean and covariance, trained with its schedule in the "
-        "notebook. The paper's 6.45 bits depend on how thin its roll is, which is not told; so the gain is held against "
-        "the gain of the true density, found by integrating along the curve. K and the truth on the same 5,000 fresh points "
-        "(seed 1). Margin: (K - null) / (truth - null) - 0.5. Its standard error: of the ratio, over points.",
+        "network, 16 units, readout a step, T = 40, learned mean and covariance, trained with its schedule in the"
+        " notebook. The paper's 6.45 bits depend on how thin its roll is, which is not told; so the gain is held "
+        "against the gain of the true density, found by integrating along the curve. K and the truth on the same "
+        "5,000 fresh points (seed 1). Margin: (K - null) / (truth - null) - 0.5. Its standard error: of the "
+        "ratio, over points.",
+        State.HOLDS,
+        "K = -1.93, truth -0.77, null -4.09 bits: 0.65 of the gain; margin +0.151 +- 0.008. 16 functions lose the rest.",
     ),
     Claim(
         "early-inpaint",
@@ -372,6 +379,8 @@ CLAIMS: tuple[Claim, ...] = (
         "the digits. Against it: the missing half filled with the mean training digit. Recognised: seen as its own "
         "class with confidence above 0.9 by `digits-recogniser`; seed 0. Margin: recognised share inpainted - "
         "recognised share mean-filled. Its standard error: of the paired difference over digits.",
+        State.HOLDS,
+        "Recognised 0.693 inpainted, 0.299 mean-filled, 0.994 whole; margin +0.394 +- 0.033.",
     ),
     Claim(
         "ddpm-prior",

@@ -2,10 +2,10 @@
 
 from ddpm_path.lab.exercises.checking import Exercise, check
 from ddpm_path.lab.exercises.ddpm import MARGINAL_FROM_CHAIN, MEAN_FROM_EPS, POSTERIOR_MEAN, TRAINING_PAIR
-from ddpm_path.lab.exercises.early import BIT_POSTERIOR, GAUSSIAN_PRODUCT
+from ddpm_path.lab.exercises.early import BIT_MARGINAL, GAUSSIAN_PRODUCT
 
 EXERCISES: tuple[Exercise, ...] = (
-    BIT_POSTERIOR,
+    BIT_MARGINAL,
     GAUSSIAN_PRODUCT,
     MARGINAL_FROM_CHAIN,
     POSTERIOR_MEAN,
@@ -14,7 +14,7 @@ EXERCISES: tuple[Exercise, ...] = (
 )
 
 __all__ = [
-    "BIT_POSTERIOR",
+    "BIT_MARGINAL",
     "EXERCISES",
     "GAUSSIAN_PRODUCT",
     "MARGINAL_FROM_CHAIN",

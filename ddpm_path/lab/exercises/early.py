@@ -1,4 +1,4 @@
-"""Exercises of notebook 02: a step back of bits, and a product of normal distributions."""
+"""Exercises of notebook 02: the marginal of a bit, and a product of normal distributions."""
 
 from typing import Any
 
@@ -8,71 +8,58 @@ from torch import Tensor
 from ddpm_path import early
 from ddpm_path.lab.exercises.checking import Exercise
 
-# The posterior of a bit [Sohl-Dickstein 2015, table of app. A].
+# How likely a bit is 1 after t steps [Sohl-Dickstein 2015, table of app. A].
 
 
 def _bits(generator: torch.Generator) -> dict[str, tuple[Any, ...]]:
-    chain = early.Binomial(early.fractional_betas(40), rate=0.2)
     cases: dict[str, tuple[Any, ...]] = {}
-    for t in (2, 20, 40):
-        x0, x = (torch.rand(2, 4, 6, generator=generator, dtype=torch.float64) < 0.5).double()
-        cases[f"t = {t}"] = (chain.marginal_rate(x0, t - 1), x, float(chain.betas[t]), chain.rate)
+    for t, rate in ((1, 0.2), (20, 0.7), (40, 0.2)):
+        x0 = (torch.rand(4, 6, generator=generator, dtype=torch.float64) < 0.5).double()
+        betas = 0.01 + 0.1 * torch.rand(40, generator=generator, dtype=torch.float64)
+        cases[f"t = {t}, rate {rate}"] = (x0, betas, t, rate)
     return cases
 
 
-def _bit_posterior(before: Tensor, x: Tensor, beta: float, rate: float) -> Tensor:
-    """The package's, on a chain of two steps whose second is this one; x_0 is 1 and decayed to `before`."""
-    posteriors = []
-    for b, bit in zip(before.flatten(), x.flatten(), strict=True):
-        bit, one = bit.view(1), torch.ones(1, dtype=torch.float64)
-        sure = float(b) > rate  # decayed from 1, else from 0
-        first = (1 - float(b)) / (1 - rate) if sure else float(b) / rate
-        chain = early.Binomial(torch.tensor([first, beta], dtype=torch.float64), rate)
-        posteriors.append(chain.posterior_rate(one if sure else 1 - one, bit, 2))
-    return torch.cat(posteriors).view_as(x)
+def _marginal(x0: Tensor, betas: Tensor, t: int, rate: float) -> Tensor:
+    return early.Binomial(betas, rate).marginal_rate(x0, t)
 
 
-def _step(beta: float, rate: float) -> tuple[float, float]:
-    """P(x_t = 1) from a 1 and from a 0."""
-    return 1 - beta + rate * beta, rate * beta
+def _marginal_solution(x0: Tensor, betas: Tensor, t: int, rate: float) -> Tensor:
+    """Walk the chain: each step keeps the bit with probability 1 - beta, else draws a new one."""
+    one = x0
+    for beta in betas[:t].tolist():
+        one = one * (1 - beta) + rate * beta
+    return one
 
 
-def _bit_solution(before: Tensor, x: Tensor, beta: float, rate: float) -> Tensor:
-    """Bayes: what x_t was likely to come from, weighed by what x_{t-1} was likely to be."""
-    one, zero = beta * rate + torch.tensor([1 - beta, 0.0], dtype=torch.float64)
-    from_one, from_zero = (torch.where(x == 1, p, 1 - p) for p in (one, zero))
-    return before * from_one / (before * from_one + (1 - before) * from_zero)
+def _blend(x0: Tensor, keep: Tensor, rate: float) -> Tensor:
+    return x0 * keep + rate * (1 - keep)
 
 
-def _joint(before: Tensor, x: Tensor, beta: float, rate: float) -> Tensor:
-    one, _ = _step(beta, rate)
-    return before * torch.where(x == 1, one, 1 - one)
-
-
-def _half(before: Tensor, x: Tensor, beta: float, rate: float) -> Tensor:
-    return _bit_solution(before, x, beta, 0.5)
-
-
-def _always_one(before: Tensor, x: Tensor, beta: float, rate: float) -> Tensor:
-    return _bit_solution(before, torch.ones_like(x), beta, rate)
-
-
-def _no_prior(before: Tensor, x: Tensor, beta: float, rate: float) -> Tensor:
-    return _bit_solution(torch.full_like(before, 0.5), x, beta, rate)
-
-
-BIT_POSTERIOR = Exercise(
-    "bit_posterior",
-    _bit_posterior,
+BIT_MARGINAL = Exercise(
+    "bit_marginal",
+    _marginal,
     _bits,
-    ("rate",),
+    ("rate of ones",),
     (
-        (_joint, "this is P(x_{t-1} = 1 and x_t): divide by P(x_t), the sum over both values of x_{t-1}"),
-        (_half, "this is right for a prior rate of 1/2 only: a bit drawn anew is 1 with probability `rate`"),
-        (_always_one, "this is right where x_t = 1 only: where x_t = 0, the step's probability is one minus that"),
-        (_no_prior, "the rate before the step is missing: Bayes' rule weighs the two cases by it"),
+        (
+            lambda x0, betas, t, rate: x0 * (1 - betas[:t]).prod(),
+            "bits drawn anew are missing: they are 1 with probability `rate`",
+        ),
+        (
+            lambda x0, betas, t, rate: _blend(x0, (1 - betas[:t]).prod(), 0.5),
+            "this is right for a prior rate of 1/2 only: a bit drawn anew is 1 with probability `rate`",
+        ),
+        (
+            lambda x0, betas, t, rate: _blend(x0, (1 - betas[: t - 1]).prod(), rate),
+            "this is x_{t-1}: after t steps t betas have acted, and betas[0] belongs to t = 1, so take betas[:t]",
+        ),
+        (
+            lambda x0, betas, t, rate: _blend(x0, 1 - betas[:t].sum(), rate),
+            "the betas are added: the chances to be kept multiply, step by step",
+        ),
     ),
-    _bit_solution,
+    _marginal_solution,
 )
 
 
