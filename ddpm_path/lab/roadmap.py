@@ -354,7 +354,7 @@ CLAIMS: tuple[Claim, ...] = (
         "Model and K: those of `early-heartbeat`. Null model: 20 independent bits of rate 0.2, -14.439 bits. Margin: "
         "0.15 - |K + 14.439 - 12.024| in bits. Its standard error: of K, from the spread over sequences.",
         State.HOLDS,
-        "K = -2.464 bits, 11.975 above the null model; margin +0.101 +- 0.004. K* itself would give +0.10.",
+        "K = -2.464 bits, 11.975 above the null model; margin +0.101 +- 0.004. K* itself would give +0.103.",
     ),
     Claim(
         "early-roll",
@@ -368,7 +368,7 @@ CLAIMS: tuple[Claim, ...] = (
         "5,000 fresh points (seed 1). Margin: (K - null) / (truth - null) - 0.5. Its standard error: of the "
         "ratio, over points.",
         State.HOLDS,
-        "K = -1.93, truth -0.77, null -4.09 bits: 0.65 of the gain; margin +0.151 +- 0.008. 16 functions lose the rest.",
+        "K = -1.93, truth -0.77, null -4.09 bits: 0.65 of the gain; margin +0.151 +- 0.008.",
     ),
     Claim(
         "early-inpaint",

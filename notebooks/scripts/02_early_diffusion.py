@@ -80,8 +80,7 @@ many = heart.repeat(200, 1)  # 1,000 sequences
 null = -20 * float(early.binary_entropy(torch.tensor(0.2))) / bit
 for other in (early.Binomial(early.fractional_betas(T), rate) for T, rate in ((50, 0.5), (50, 0.2), (2000, 0.2))):
     best_K = early.binomial_bound(early.best_logits(other, heart), other, many, seed(1)) / bit
-    print(f"best K at T = {other.T:4}, prior rate {other.rate}: {best_K.mean():.3f} bits")
-print(f"truth {-math.log2(5):.3f}, independent bits {null:.3f}")
+    print(f"T = {other.T:4}, rate {other.rate}: K {best_K.mean():.3f}; truth {-math.log2(5):.3f}, null {null:.3f} bits")
 
 # %% [markdown]
 # **You should see** about -2.4 at 2,000 steps, a bit or more below at 50: bits of one step are drawn independently, so
@@ -153,23 +152,18 @@ def roll_objective():
 panels = {}
 for units, name in ((16, "fixed"), (64, "learned"), (16, "learned")):
     rbf, free = early.StepwiseRBF(40, units=units), torch.logit(1 / torch.linspace(39, 2, 39, dtype=torch.float64))
-    parameters = [*rbf.parameters()] + [free.requires_grad_()] * (name == "learned")
-    train.maximise(roll_objective, parameters, 1500, 0.03, f"{units}, {name}")
+    free.requires_grad_(name == "learned")
+    train.maximise(roll_objective, [*rbf.parameters(), free], 1500, 0.03, f"{units}, {name}")
     schedule = schedule_of(free.detach())
     reverse = early.relative_to_forward(rbf, schedule)
-    with torch.no_grad():
-        K = early.gaussian_bound(reverse, schedule, fresh, seed(1)) / bit
+    K = early.gaussian_bound(reverse, schedule, fresh, seed(1)).detach() / bit
     print(f"{units}, {name} schedule: K = {K.mean():.2f} bits; truth {truth.mean():.2f}, a unit Gaussian {null:.2f}")
     states = dict(early.walk_back(reverse, schedule, start_noise(1500, (2,), seed(2)), generator=seed(3)))
     panels |= {f"{units}, {name}: t = {t}": states[t] for t in (39, 20, 10, 5, 0)}
 share = (K.mean() - null) / (truth.mean() - null)
 error = (K - null - share * (truth - null)).std() / len(K) ** 0.5 / (truth.mean() - null)
 claims.measure("early-roll", share - 0.5, error, f"{share:.2f} of what is to be gained")
-plots.show(
-    plots.scatter(panels, columns=5),
-    "Noise walks back to a spiral in three rows: a ring with a fixed schedule, a clean spiral with 64 functions and a "
-    "learned one, a spiral with a blurred inner arm with 16.",
-)
+plots.show(plots.scatter(panels, columns=5), "Noise walks back to a ring, a clean spiral, and a blurred spiral.")
 
 # %% [markdown]
 # **You should see** the learned schedule win; 16 functions blur the inner arm, 64 draw it.
@@ -205,7 +199,7 @@ for T in (40, 1000):
 # %% [markdown]
 # **You should see** the gradient explode at 40 steps, where $\sigma^2 > 2\tau^2$: a famous mistake. The product is
 # stable, yet too narrow even at 1,000: each small step repeats the same evidence. Right is an $r$ that
-# follows the noise, but for the noise that the last step leaves out.
+# follows the noise, up to the last step's missing noise.
 #
 # ## Digits: denoise and fill in
 #
@@ -222,8 +216,7 @@ reverse = early.eps_reverse(eps_fn, steps, early.fit_variance(eps_fn, steps, dat
 
 
 def restore(multiply, count):
-    *_, (_, x) = early.walk_back(reverse, steps, start_noise(count, (1, 16, 16), seed(1)), multiply, seed(2))
-    return x
+    return list(early.walk_back(reverse, steps, start_noise(count, (1, 16, 16), seed(1)), multiply, seed(2)))[-1][1]
 
 
 digits, tau = data.test[:12], 0.7
@@ -279,4 +272,4 @@ _ = check(BIT_MARGINAL, bit_marginal), check(GAUSSIAN_PRODUCT, gaussian_product)
 # %% [markdown]
 # ## What to read next
 #
-# The paper's sections 2 and 3. Then `03_ddpm_forward`: five years later, with less.
+# The paper's sections 2 and 3. Then `03_ddpm_forward`.
