@@ -34,7 +34,7 @@ Logits = Callable[[Tensor, Tensor], Tensor]
 
 
 def relative_to_forward(net: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]], schedule: Discrete) -> Reverse:
-    """The step back of a network that answers (drift, spread), as corrections to the step forward [code].
+    """The step back of a network that answers (drift, spread), as corrections to the step forward [2015, code].
 
     Mean sqrt(1 - beta_t) x + sqrt(beta_t) drift, variance sigmoid(logit(beta_t) + spread / sqrt(T)). A network that
     answers 0 steps back as the chain steps forward, which is right for standard normal data.
@@ -74,7 +74,7 @@ def gaussian_bound(
 
 
 def entropies(schedule: Discrete, dims: int) -> Tensor:
-    """H_q(X_T | X_0) - H_q(X_1 | X_0) - H_p(X_T), nats: what K is before any step is wrong [eq. 14]."""
+    """H_q(X_T | X_0) - H_q(X_1 | X_0) - H_p(X_T), nats: what K is before any step is wrong [2015, eq. 14]."""
     last, first = schedule.std[-1], schedule.std[1]
     return dims * (gaussian_entropy(last**2) - gaussian_entropy(first**2) - gaussian_entropy(1.0))
 
@@ -103,7 +103,8 @@ def walk_back(
     """Samples of p, or of p times r: every step back is multiplied by r [Sohl-Dickstein 2015, sec. 2.5].
 
     x (B, ...) is the start, at T; yields (t, x_t) for t = T - 1 down to 0. The last step adds no noise (the paper's
-    code stops at t = 1 and leaves that level's in).
+    code stops at t = 1 and leaves that level's in). The product is exact if r_t(x_t) = p(y | x_t). The paper takes one
+    r for all levels: every step repeats the evidence, and for small steps at equilibrium it counts twice.
     """
     draw = noise_source(len(x), x.shape[1:], generator, x.dtype, x.device)
     return _walk_back(reverse, schedule, x, multiply, draw)
@@ -184,7 +185,7 @@ def multiply_gaussian(centre: Tensor, variance: Tensor) -> Multiply:
 
 
 def inpainting(image: Tensor, known: Tensor) -> Multiply:
-    """The product with a delta at the known pixels: they are set, clean, at every level [sec. 2.5, code].
+    """The product with a delta at the known pixels: they are set, clean, at every level [2015, code].
 
     image (B, ...), known: bools of its shape; ValueError if they are not.
     """
@@ -208,7 +209,7 @@ def shift_by_gradient(score: Callable[[Tensor], Tensor]) -> Multiply:
 
 
 class Binomial:
-    """Bits that are kept with probability 1 - beta_t and else drawn anew, 1 with probability `rate` [table 1].
+    """Bits that are kept with probability 1 - beta_t and else drawn anew, 1 with probability `rate` [2015, appendix].
 
     betas (T,) in (0, 1), of which the last may be 1. The paper's table has rate 1/2, its heartbeat needs 0.2: so it
     is a parameter. x (B, ...) holds 0 and 1 as floats, t (B,) or one number for all.
@@ -230,7 +231,7 @@ class Binomial:
         return len(self.betas) - 1
 
     def forward_rate(self, x: Tensor, t: Tensor | int) -> Tensor:
-        """P(x_t = 1 | x_{t-1} = x), shaped like x [Sohl-Dickstein 2015, table app. 1]."""
+        """P(x_t = 1 | x_{t-1} = x), shaped like x."""
         return self.rate + (x - self.rate) * expand(1 - self.betas[t], x)
 
     def marginal_rate(self, x0: Tensor, t: Tensor | int) -> Tensor:
@@ -252,7 +253,7 @@ class Binomial:
 
 
 def fractional_betas(T: int) -> Tensor:
-    """beta_t = 1 / (T - t + 1), (T,): every step erases the same share 1 / T of the data [sec. 2.4.1]."""
+    """beta_t = 1 / (T - t + 1), (T,): every step erases the same share 1 / T of the data [2015, sec. 2.4.1]."""
     return 1 / torch.arange(T, 0, -1, dtype=torch.float64)
 
 
@@ -288,8 +289,8 @@ def binomial_bound(
 
     A bound on log p(x_0), on average, if the data's mean is the chain's rate, or that rate is 1/2.
     """
-    entropies = [binary_entropy(chain.marginal_rate(x0, t)).sum(-1) for t in (chain.T, 1)]
-    K = entropies[0] - entropies[1] - x0.shape[-1] * binary_entropy(torch.tensor(chain.rate).to(x0))
+    last, first = (binary_entropy(chain.marginal_rate(x0, t)).sum(-1) for t in (chain.T, 1))
+    K = last - first - x0.shape[-1] * binary_entropy(torch.tensor(chain.rate).to(x0))
     for t in torch.split(torch.arange(2, chain.T + 1), chunk):
         K = K - binomial_term(logits, chain, x0, t, generator).sum(0)
     return K
