@@ -122,14 +122,15 @@ def test_binomial_bound_is_the_same_in_any_chunks():
 
 def test_best_logits_is_the_enumeration_of_data_and_previous_states():
     """P(x_{t-1, i} = 1 | x_t) from the joint of x_0, x_{t-1} and x_t, nothing factorised."""
+    data = torch.tensor([[0, 0, 0], [1, 0, 0], [1, 1, 0]], dtype=torch.float64)  # with unequal numbers of ones
     for t in (2, 3):
         joint = torch.zeros(8, 8, dtype=torch.float64)  # x_{t-1}, x_t
-        for x0 in ONE_HOT:
+        for x0 in data:
             before = Bernoulli(SMALL.marginal_rate(x0, t - 1)).log_prob(ALL).sum(-1)
             step = Bernoulli(SMALL.forward_rate(ALL, t)[:, None].expand(8, 8, 3)).log_prob(ALL.expand(8, 8, 3)).sum(-1)
             joint += (before[:, None] + step).exp() / 3
         true = (joint / joint.sum(0)).T @ ALL  # (8, 3)
-        close(early.best_logits(SMALL, ONE_HOT)(ALL[None], torch.tensor([t]))[0].sigmoid(), true, rtol=1e-10)
+        close(early.best_logits(SMALL, data)(ALL[None], torch.tensor([t]))[0].sigmoid(), true, rtol=1e-10)
 
 
 @pytest.mark.parametrize(
