@@ -14,9 +14,9 @@ AnyLevel = tuple[Coefficient, Coefficient]
 
 
 def expand(c: Coefficient, x: Tensor) -> Tensor:
-    """A coefficient, scalar, (B,) or one for each number in x, with x's dtype and device, shaped to multiply x."""
+    """A coefficient, scalar, (B,) or x's own shape, with x's dtype and device, shaped to multiply x (B, ...)."""
     c = torch.as_tensor(c, dtype=x.dtype, device=x.device)
-    return c if c.ndim in (0, x.ndim) else c.view(-1, *[1] * (x.ndim - 1))
+    return c.view(-1, *[1] * (x.ndim - 1)) if c.ndim == 1 else c
 
 
 def check_answer(answer: Tensor, x: Tensor) -> Tensor:
@@ -120,7 +120,7 @@ def ddim_step(
 
 
 def kl(mean1: Tensor, var1: Coefficient, mean2: Tensor, var2: Coefficient) -> Tensor:
-    """KL(N(mean1, var1) || N(mean2, var2)) for each dimension, in nats."""
+    """KL(N(mean1, var1) || N(mean2, var2)) for each dimension, in nats; a learned variance has x's shape."""
     var1, var2 = expand(var1, mean1), expand(var2, mean1)
     return 0.5 * (var1 / var2 + (mean1 - mean2) ** 2 / var2 - 1 + var2.log() - var1.log())
 

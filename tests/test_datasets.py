@@ -238,3 +238,20 @@ def test_the_shipped_digits_are_the_ones_that_the_readme_names():
     with np.load(datasets.DATA / "digits.npz") as file:
         digest = hashlib.sha256(file["images"].tobytes() + file["labels"].tobytes()).hexdigest()
     assert digest in (datasets.DATA / "README.md").read_text(encoding="utf-8")
+
+
+def test_swiss_roll_log_prob_is_the_density_of_its_samples():
+    """It integrates to 1, and its mean square radius is that of the samples."""
+    side = torch.linspace(-1.7, 1.7, 171, dtype=torch.float64)
+    grid = torch.cartesian_prod(side, side)
+    density = datasets.swiss_roll_log_prob(grid, noise=0.1, cells=500).exp() * 0.02**2
+    close(density.sum(), 1.0, rtol=1e-6)
+    square = swiss_roll(20_000, seeded(0), noise=0.1).double().square().sum(1)
+    true = float((density * grid.square().sum(1)).sum())
+    assert abs(float(square.mean()) - true) < 4 * float(square.std()) / math.sqrt(len(square))
+
+
+def test_heartbeats_are_the_five_phases():
+    heart = datasets.heartbeats()
+    assert heart.shape == (5, 20) and heart.sum(0).tolist() == [1] * 20 and heart.sum(1).tolist() == [4] * 5
+    assert torch.equal(heart, heart.roll(5, 1)) and torch.equal(heart.roll(1, 1), heart.roll(-1, 0))

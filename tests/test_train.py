@@ -170,3 +170,11 @@ def test_a_network_without_labels_trains_and_is_drawn_from(data, tmp_path):
 def test_unknown_recipe_is_met_with_the_nearest():
     with pytest.raises(ValueError, match="did you mean 'digits'"):
         train.train_recipe("digit", None)
+
+
+def test_maximise_climbs_to_the_top_and_names_a_value_that_is_not_finite():
+    at = torch.nn.Parameter(torch.tensor([3.0, -2.0]))
+    train.maximise(lambda: -(at - torch.tensor([1.0, 0.5])).square().sum(), [at], 300, 0.1, "climb")
+    torch.testing.assert_close(at.detach(), torch.tensor([1.0, 0.5]), rtol=0, atol=1e-3)
+    with pytest.raises(FloatingPointError, match="objective nan at step 0: lower lr"):
+        train.maximise(lambda: at.sum() * math.nan, [at], 3, 0.1, "fall")

@@ -135,9 +135,22 @@ def swiss_roll(n: int, generator: torch.Generator | None = None, noise: float = 
     return curve + noise * torch.randn(n, 2, generator=generator)
 
 
+def swiss_roll_log_prob(x: Tensor, noise: float = 0.02, cells: int = 2000) -> Tensor:
+    """log p(x) of `swiss_roll`'s points (n, 2), in nats, (n,) float64: the noise's density, summed along the spiral."""
+    turn = 1.5 * math.pi * (1 + 2 * ((torch.arange(cells, dtype=torch.float64) + 0.5) / cells).sqrt())
+    curve = torch.stack([turn * turn.cos(), turn * turn.sin()], 1) / (4.5 * math.pi)
+    near = -torch.cdist(x.double(), curve).square() / (2 * noise**2)
+    return near.logsumexp(1) - math.log(cells * 2 * math.pi * noise**2)
+
+
 def checkerboard(n: int, generator: torch.Generator | None = None) -> Tensor:
     """n points (n, 2), uniform on the eight dark fields of a 4x4 board over [-1, 1]^2."""
     field = torch.randint(0, 8, (n,), generator=generator)
     row = field // 2
     corner = torch.stack([2 * (field % 2) + row % 2, row], 1)
     return (corner + torch.rand(n, 2, generator=generator)) / 2 - 1
+
+
+def heartbeats() -> Tensor:
+    """The five binary heartbeats (5, 20): a 1 in every fifth place [Sohl-Dickstein 2015, sec. 3.1.2]."""
+    return (torch.arange(20) % 5 == torch.arange(5)[:, None]).float()

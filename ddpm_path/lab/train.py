@@ -7,14 +7,14 @@ import copy
 import csv
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from ddpm_path.lab import metrics, plots, recipes, zoo
@@ -111,6 +111,24 @@ def train(recipe: Recipe, data: Images, folder: Path | None = None, save_every: 
             if folder is not None and (done % (4 * save_every) == 0 or end):
                 _picture(folder / f"samples-{done:06d}.png", recipe, data, net, ema)
     return Trained(net.eval(), ema.eval(), log)
+
+
+def maximise(
+    objective: Callable[[], Tensor], parameters: Iterable[nn.Parameter], steps: int, lr: float, label: str
+) -> None:
+    """Raise a noisy objective by Adam, with a warm-up of 20 steps, a half cosine down to 0, and a progress bar.
+
+    FloatingPointError at the first value that is not finite.
+    """
+    optimiser = torch.optim.Adam(parameters, lr=lr, betas=(0.9, 0.99))
+    for step in tqdm(range(steps), desc=label, unit="step"):
+        optimiser.param_groups[0]["lr"] = lr * min(1, (step + 1) / 20) * math.cos(math.pi / 2 * step / steps) ** 2
+        value = objective()
+        if not bool(value.isfinite()):
+            raise FloatingPointError(f"objective {value.item()} at step {step}: lower lr = {lr:g}, or look at the data")
+        optimiser.zero_grad()
+        (-value).backward()  # type: ignore[no-untyped-call]
+        optimiser.step()
 
 
 def stratified_times(batch: int, T: int, generator: torch.Generator) -> Tensor:

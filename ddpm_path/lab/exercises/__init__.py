@@ -2,11 +2,14 @@
 
 from ddpm_path.lab.exercises.checking import Exercise, check
 from ddpm_path.lab.exercises.ddpm import MARGINAL_FROM_CHAIN, MEAN_FROM_EPS, POSTERIOR_MEAN, TRAINING_PAIR
+from ddpm_path.lab.exercises.early import BIT_MARGINAL, GAUSSIAN_PRODUCT
 from ddpm_path.lab.exercises.vae import IMPORTANCE_BOUND, KL_OF_NORMALS
 
 EXERCISES: tuple[Exercise, ...] = (
     IMPORTANCE_BOUND,
     KL_OF_NORMALS,
+    BIT_MARGINAL,
+    GAUSSIAN_PRODUCT,
     MARGINAL_FROM_CHAIN,
     POSTERIOR_MEAN,
     MEAN_FROM_EPS,
@@ -14,7 +17,9 @@ EXERCISES: tuple[Exercise, ...] = (
 )
 
 __all__ = [
+    "BIT_MARGINAL",
     "EXERCISES",
+    "GAUSSIAN_PRODUCT",
     "IMPORTANCE_BOUND",
     "KL_OF_NORMALS",
     "MARGINAL_FROM_CHAIN",
