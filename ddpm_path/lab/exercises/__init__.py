@@ -1,8 +1,26 @@
 """Exercises: re-derive a function that the package has, and learn what is wrong, not only that something is."""
 
 from ddpm_path.lab.exercises.checking import Exercise, check
+from ddpm_path.lab.exercises.ddim import SLERP, STEP_OF_ETA
 from ddpm_path.lab.exercises.ddpm import MARGINAL_FROM_CHAIN, MEAN_FROM_EPS, POSTERIOR_MEAN, TRAINING_PAIR
 
-EXERCISES: tuple[Exercise, ...] = (MARGINAL_FROM_CHAIN, POSTERIOR_MEAN, MEAN_FROM_EPS, TRAINING_PAIR)
+EXERCISES: tuple[Exercise, ...] = (
+    MARGINAL_FROM_CHAIN,
+    POSTERIOR_MEAN,
+    MEAN_FROM_EPS,
+    TRAINING_PAIR,
+    STEP_OF_ETA,
+    SLERP,
+)
 
-__all__ = ["EXERCISES", "MARGINAL_FROM_CHAIN", "MEAN_FROM_EPS", "POSTERIOR_MEAN", "TRAINING_PAIR", "Exercise", "check"]
+__all__ = [
+    "EXERCISES",
+    "MARGINAL_FROM_CHAIN",
+    "MEAN_FROM_EPS",
+    "POSTERIOR_MEAN",
+    "SLERP",
+    "STEP_OF_ETA",
+    "TRAINING_PAIR",
+    "Exercise",
+    "check",
+]
