@@ -164,7 +164,7 @@ def show(rows, alt):
 
 
 drawn = {k: last(walk(ten, cosine, some, uniform_times(1000, 10), generator=seed(2))) for k, walk in walks.items()}
-show(drawn, "Digits 0 to 9 in four rows, all legible: smooth for eta = 0, 0.5 and 1, with grey grain for sigma-hat.")
+show(drawn, "Digits 0 to 9 in four rows: smooth for eta = 0, 0.5 (4 and 7 are botched) and 1; grey grain for sigma-hat.")
 
 # %% [markdown]
 # **You should see** grain with sigma-hat: each step leaves more noise than the next expects. In the paper it is
@@ -198,14 +198,14 @@ show(rows, "Ten digits: clean when right, grainy when short, in heavy snow with 
 at = {steps: decode(digit, cosine, latents, uniform_times(1000, steps)) for steps in (20, 100)}
 rows = {"5 steps": decode(ten, cosine, some, uniform_times(1000, 5)), "10 steps": drawn["eta = 0"]}
 rows |= {"20 steps": at[20], "100 steps": at[100], "eta = 1, 10 steps": drawn["eta = 1"], "eta = 1, 20 steps": end.x}
-show(rows, "Ten digits: one handwriting in 5, 10, 20 and 100 steps, ever sharper; another in two rows with eta = 1.")
+show(rows, "Ten digits: one handwriting in 5, 10, 20 and 100 steps; quite another in two rows with eta = 1.")
 same, other = rms(at[20], at[100]), rms(drawn["eta = 1"], end.x)
 apart = torch.stack([torch.pdist(at[100][labels == k].flatten(1)) for k in range(10)]).mean() / 28  # sqrt(784)
 print(f"20 and 100 steps are {same.mean():.3f} apart; with eta = 1 {other.mean():.3f}; two latents {apart:.3f}")
 claims.measure("ddim-consistent", 0.5 - same.mean() / apart, same.std() / 50**0.5 / apart)
 
 # %% [markdown]
-# **You should see** one handwriting down the first four rows. Fresh noise changes it.
+# **You should see** one handwriting down the first four rows. With $\eta = 1$ the fresh noise decides instead.
 #
 # ## Between two latents
 #
