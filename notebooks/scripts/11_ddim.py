@@ -164,7 +164,7 @@ def show(rows, alt):
 
 
 drawn = {k: last(walk(ten, cosine, some, uniform_times(1000, 10), generator=seed(2))) for k, walk in walks.items()}
-show(drawn, "Digits 0 to 9 in four rows: smooth for eta = 0, 0.5 (4 and 7 are botched) and 1; grey grain for sigma-hat.")
+show(drawn, "Digits 0 to 9 in four rows: smooth for eta = 0, 0.5 (4 and 7 are botched) and 1; grain for sigma-hat.")
 
 # %% [markdown]
 # **You should see** grain with sigma-hat: each step leaves more noise than the next expects. In the paper it is
