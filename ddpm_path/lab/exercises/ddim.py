@@ -97,8 +97,8 @@ def _latents(generator: torch.Generator) -> dict[str, tuple[Any, ...]]:
 def _slerp_solution(a: Tensor, b: Tensor, share: float) -> Tensor:
     """Weights sin((1 - share) angle) and sin(share angle), over sin(angle), with an angle for each latent."""
     flat_a, flat_b = a.flatten(1), b.flatten(1)  # (B, D)
-    length_a, length_b = flat_a.norm(dim=1, keepdim=True), flat_b.norm(dim=1, keepdim=True)
-    angle = ((flat_a / length_a) * (flat_b / length_b)).sum(1, keepdim=True).arccos()  # (B, 1)
+    dot, aa, bb = ((u * v).sum(1, keepdim=True) for u, v in ((flat_a, flat_b), (flat_a, flat_a), (flat_b, flat_b)))
+    angle = (dot / (aa * bb).sqrt()).arccos()  # (B, 1)
     mixed = (((1 - share) * angle).sin() * flat_a + (share * angle).sin() * flat_b) / angle.sin()
     return mixed.view_as(a)
 
