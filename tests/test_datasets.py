@@ -234,8 +234,9 @@ def test_checkerboard_is_even_on_eight_fields_that_touch_at_corners_only():
     close(inside.var(0), [1 / 12, 1 / 12], rtol=0.03)
 
 
-def test_the_shipped_digits_are_the_ones_that_the_readme_names():
-    with np.load(datasets.DATA / "digits.npz") as file:
+@pytest.mark.parametrize("name", ["digits", "mnist2000"])
+def test_the_shipped_images_are_the_ones_that_the_readme_names(name):
+    with np.load(datasets.DATA / f"{name}.npz") as file:
         digest = hashlib.sha256(file["images"].tobytes() + file["labels"].tobytes()).hexdigest()
     assert digest in (datasets.DATA / "README.md").read_text(encoding="utf-8")
 
@@ -255,3 +256,12 @@ def test_heartbeats_are_the_five_phases():
     heart = datasets.heartbeats()
     assert heart.shape == (5, 20) and heart.sum(0).tolist() == [1] * 20 and heart.sum(1).tolist() == [4] * 5
     assert torch.equal(heart, heart.roll(5, 1)) and torch.equal(heart.roll(1, 1), heart.roll(-1, 0))
+
+
+def test_the_sample_of_mnist_holds_its_pixels_in_the_models_range():
+    images, labels = datasets.mnist_sample()
+    with np.load(datasets.DATA / "mnist2000.npz") as file:
+        assert np.array_equal(to_display(images)[:, 0].numpy(), file["images"])
+    assert images.shape == (2000, 1, 28, 28) and float(images.min()) == -1 and float(images.max()) == 1
+    # MNIST's first test digits, as every tutorial prints them.
+    assert labels.dtype == torch.int64 and labels[:10].tolist() == [7, 2, 1, 0, 4, 1, 4, 9, 5, 9]

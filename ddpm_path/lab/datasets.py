@@ -106,6 +106,13 @@ def mnist() -> Images:
     )
 
 
+def mnist_sample() -> tuple[Tensor, Tensor]:
+    """MNIST's first 2,000 test images (2000, 1, 28, 28), which are shipped, and their labels (2000,)."""
+    with np.load(DATA / "mnist2000.npz") as file:
+        images, labels = torch.from_numpy(file["images"]), torch.from_numpy(file["labels"]).long()
+    return to_model_range(images[:, None]), labels
+
+
 def _idx(root: Path, name: str) -> Tensor:
     """One verified file of Yann LeCun's IDX format: magic number, sizes, bytes."""
     if (root / f"{name}.gz").exists():

@@ -80,14 +80,20 @@ def scatter(panels: Mapping[str, Tensor], limit: float = 2.5, columns: int = 6, 
     return figure
 
 
-def trajectories(times: Sequence[float], paths: Tensor, density: Tensor, extent: tuple[float, float]) -> Figure:
+def trajectories(
+    times: Sequence[float],
+    paths: Tensor,
+    density: Tensor,
+    extent: tuple[float, float],
+    labels: tuple[str, str] = ("t", "x"),
+) -> Figure:
     """1-D paths (steps, N) over times, on the density (cells, steps) they should follow, dark at each time's peak."""
     figure = Figure(figsize=(9, 3.4), layout="tight")
     axes = figure.subplots()
     shade = density / density.amax(0)
     axes.imshow(shade, aspect="auto", origin="lower", cmap="Greys", extent=(times[0], times[-1], *extent), alpha=0.5)
     axes.plot(times, paths, linewidth=1)
-    axes.set(xlabel="t", ylabel="x", ylim=extent)
+    axes.set(xlabel=labels[0], ylabel=labels[1], ylim=extent)
     return figure
 
 

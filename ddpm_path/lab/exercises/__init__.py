@@ -1,6 +1,7 @@
 """Exercises: re-derive a function that the package has, and learn what is wrong, not only that something is."""
 
 from ddpm_path.lab.exercises.checking import Exercise, check
+from ddpm_path.lab.exercises.ddim import SLERP, STEP_OF_ETA
 from ddpm_path.lab.exercises.ddpm import MARGINAL_FROM_CHAIN, MEAN_FROM_EPS, POSTERIOR_MEAN, TRAINING_PAIR
 from ddpm_path.lab.exercises.early import BIT_MARGINAL, GAUSSIAN_PRODUCT
 from ddpm_path.lab.exercises.vae import IMPORTANCE_BOUND, KL_OF_NORMALS
@@ -14,6 +15,8 @@ EXERCISES: tuple[Exercise, ...] = (
     POSTERIOR_MEAN,
     MEAN_FROM_EPS,
     TRAINING_PAIR,
+    STEP_OF_ETA,
+    SLERP,
 )
 
 __all__ = [
@@ -25,6 +28,8 @@ __all__ = [
     "MARGINAL_FROM_CHAIN",
     "MEAN_FROM_EPS",
     "POSTERIOR_MEAN",
+    "SLERP",
+    "STEP_OF_ETA",
     "TRAINING_PAIR",
     "Exercise",
     "check",
