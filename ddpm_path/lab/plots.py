@@ -9,6 +9,7 @@ import PIL.Image
 import torch
 from einops import rearrange
 from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator
 from torch import Tensor
 
 from ddpm_path.lab.datasets import to_display
@@ -100,6 +101,26 @@ def loss_by_level(times: Sequence[float], curves: Mapping[str, Tensor]) -> Figur
     axes.axhline(1.0, color="black", linestyle=":", linewidth=1, label="doing nothing")
     axes.set(xlabel="t", ylabel="mean squared error of eps", yscale="log", ylim=(1e-4, 2))
     axes.legend(fontsize=8)
+    return figure
+
+
+def errors_by_calls(panels: Mapping[str, Mapping[str, Mapping[int, float]]]) -> Figure:
+    """For each panel the errors of samplers over their network calls, both logarithmic; calls and colours are shared.
+
+    An error above 1 is out of the picture: a line that leaves it at the top diverges.
+    """
+    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    row = figure.subplots(1, len(panels), squeeze=False)[0]
+    for axes, (title, samplers) in zip(row, panels.items(), strict=True):
+        for name, errors in samplers.items():
+            axes.loglog(list(errors), list(errors.values()), marker="o", markersize=3, label=name)
+        axes.xaxis.set_major_locator(FixedLocator(sorted({n for errors in samplers.values() for n in errors})))
+        axes.xaxis.set_major_formatter("{x:.0f}")
+        axes.minorticks_off()
+        axes.set(xlabel="network calls", ylim=(None, 1))
+        axes.set_title(title, fontsize=9)
+    row[0].set_ylabel("error")
+    row[-1].legend(fontsize=8)
     return figure
 
 
