@@ -105,12 +105,12 @@ def loss_by_level(times: Sequence[float], curves: Mapping[str, Tensor]) -> Figur
 
 
 def errors_by_calls(panels: Mapping[str, Mapping[str, Mapping[int, float]]]) -> Figure:
-    """For each panel the errors of samplers over their network calls, both logarithmic; calls and colours are shared.
+    """Panels side by side, in each the errors of samplers (by name) over their network calls, all axes logarithmic.
 
     An error above 1 is out of the picture: a line that leaves it at the top diverges.
     """
     figure = Figure(figsize=(9, 3.4), layout="constrained")
-    row = figure.subplots(1, len(panels), squeeze=False)[0]
+    row = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
     for axes, (title, samplers) in zip(row, panels.items(), strict=True):
         for name, errors in samplers.items():
             axes.loglog(list(errors), list(errors.values()), marker="o", markersize=3, label=name)
@@ -120,7 +120,8 @@ def errors_by_calls(panels: Mapping[str, Mapping[str, Mapping[int, float]]]) -> 
         axes.set(xlabel="network calls", ylim=(None, 1))
         axes.set_title(title, fontsize=9)
     row[0].set_ylabel("error")
-    row[-1].legend(fontsize=8)
+    lines = {line.get_label(): line for axes in row for line in axes.lines}
+    figure.legend(lines.values(), lines.keys(), loc="outside lower center", ncols=len(lines), fontsize=8)
     return figure
 
 

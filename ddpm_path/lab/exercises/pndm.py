@@ -78,7 +78,8 @@ def _exact_for_powers(order: int, results: Tensor) -> Tensor:
     """The weights at 0, -1, -2, ... that give results[k] for the slope u^k, k below the order."""
     nodes = -torch.arange(order, dtype=torch.float64)
     powers = nodes ** torch.arange(order)[:, None]  # (power, node)
-    return torch.linalg.solve(powers, results)
+    weights: Tensor = torch.linalg.solve(powers, results)
+    return weights
 
 
 def _weights_solution(order: int) -> Tensor:
