@@ -117,9 +117,9 @@ def errors_by_calls(panels: Mapping[str, Mapping[str, Mapping[int, float]]]) -> 
         axes.xaxis.set_major_locator(FixedLocator(sorted({n for errors in samplers.values() for n in errors})))
         axes.xaxis.set_major_formatter("{x:.0f}")
         axes.minorticks_off()
-        axes.set(xlabel="network calls", ylim=(None, 1))
+        axes.set(xlabel="network calls")
         axes.set_title(title, fontsize=9)
-    row[0].set_ylabel("error")
+    row[0].set(ylabel="error", ylim=(None, 1))  # shared, so only once all lines are there
     lines = {line.get_label(): line for axes in row for line in axes.lines}
     figure.legend(lines.values(), lines.keys(), loc="outside lower center", ncols=len(lines), fontsize=8)
     return figure
