@@ -469,7 +469,7 @@ CLAIMS: tuple[Claim, ...] = (
         "the upper end of the interval, difference + 2 s, so that it holds unless F-PNDM is clearly worse; standard "
         "error 0, since the interval is in the margin.",
         State.HOLDS,
-        "In the notebook the difference is +0.13 +- 1.83: 60 images show none, though F-PNDM made 59 calls for DDIM's 250; "
+        "In the notebook the difference is +0.13 +- 1.83: 60 images show none, with 59 calls of F-PNDM for DDIM's 250; "
         "margin +3.79. The pairs are an RMS of 0.10 apart, mostly since they start at different times.",
     ),
 )
