@@ -19,6 +19,7 @@ from ddpm_path.lab.metrics import (
     by_heart,
     coverage,
     frechet_distance,
+    kernel_difference,
     kernel_distance,
     loss_by_level,
     nearest,
@@ -192,6 +193,28 @@ def test_binkowski2018_kernel_distance_by_double_loop():
     bb = [k(b[i], b[j]) for i in range(5) for j in range(5) if i != j]
     ab = [k(x, y) for x in a for y in b]
     close(kernel_distance(a, b), np.mean(aa) + np.mean(bb) - 2 * np.mean(ab), rtol=1e-10)
+
+
+def test_binkowski2018_kernel_difference_by_drawing_the_rows_again():
+    """The estimate and every bootstrap draw are the difference of two kernel distances, duplicates and all."""
+    a, real = randn(12, 3, seed=1) + 0.3, randn(40, 3, seed=2)
+    b = a + 0.2 * randn(12, 3, seed=3)
+    difference, error = kernel_difference(a, b, real, draws=50, seed=4)
+    close(difference, kernel_distance(a, real) - kernel_distance(b, real), rtol=1e-11)
+    rows = torch.randint(12, (50, 12), generator=seeded(4))
+    again = [kernel_distance(a[at], real) - kernel_distance(b[at], real) for at in rows]
+    close(error, np.std(again, ddof=1), rtol=1e-10)
+    assert kernel_difference(b, a, real, 50, 4) == (-difference, error)
+
+
+def test_kernel_difference_lets_what_a_latent_does_to_both_cancel():
+    """Twins differ by a little: drawn together their difference is sure, drawn with a stranger it is not."""
+    a, real = randn(60, 3, seed=1), randn(200, 3, seed=2)
+    _, twins = kernel_difference(a, a + 0.01 * randn(60, 3, seed=3), real)
+    _, strangers = kernel_difference(a, randn(60, 3, seed=4), real)
+    assert twins < strangers / 10
+    with pytest.raises(ValueError, match="one shape"):
+        kernel_difference(a, real, real)
 
 
 def test_binkowski2018_kernel_distance_is_unbiased():

@@ -157,16 +157,36 @@ def frechet_distance(a: Tensor, b: Tensor) -> float:
 
 def kernel_distance(a: Tensor, b: Tensor) -> float:
     """The unbiased squared maximum mean discrepancy of two sets, (n, d) and (m, d), cubic kernel [Binkowski 2018]."""
-    a, b = a.double(), b.double()
-
-    def kernel(x: Tensor, y: Tensor) -> Tensor:
-        return (x @ y.T / x.shape[1] + 1) ** 3
 
     def within(x: Tensor) -> Tensor:
-        k = kernel(x, x)
+        k = _cubic(x, x)
         return (k.sum() - k.diagonal().sum()) / (len(x) * (len(x) - 1))
 
-    return float(within(a) + within(b) - 2 * kernel(a, b).mean())
+    return float(within(a) + within(b) - 2 * _cubic(a, b).mean())
+
+
+def kernel_difference(a: Tensor, b: Tensor, real: Tensor, draws: int = 200, seed: int = 0) -> tuple[float, float]:
+    """By how much a lies farther from `real` than b, in `kernel_distance`, and the standard error of that.
+
+    a and b (n, d) belong together row by row: two samplers' ends of one latent, say. The error is the spread over
+    bootstrap draws of the rows, the same for both, so what a latent does to both alike cancels; `real` (m, d) is not
+    drawn again. ValueError unless a and b have one shape.
+    """
+    if a.shape != b.shape:
+        raise ValueError(f"a {tuple(a.shape)} and b {tuple(b.shape)} belong together row by row: one shape, please")
+    n = len(a)
+    # What `real` has within cancels. A draw is held as the number of times that it takes each row.
+    k = _cubic(a, a) - _cubic(b, b)  # (n, n)
+    across = (_cubic(a, real) - _cubic(b, real)).mean(1)  # (n,)
+    rows = torch.randint(n, (draws, n), generator=torch.Generator().manual_seed(seed))
+    taken = torch.cat([torch.ones(1, n).long(), F.one_hot(rows, n).sum(1)]).double()  # (1 + draws, n), all rows first
+    within = ((taken @ k * taken).sum(1) - taken @ k.diagonal()) / (n * (n - 1))
+    differences = within - 2 * taken @ across / n
+    return float(differences[0]), float(differences[1:].std())
+
+
+def _cubic(x: Tensor, y: Tensor) -> Tensor:
+    return (x.double() @ y.double().T / x.shape[1] + 1) ** 3
 
 
 def wasserstein(samples: Tensor, world: GaussianMixture) -> float:

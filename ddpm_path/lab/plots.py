@@ -9,6 +9,7 @@ import PIL.Image
 import torch
 from einops import rearrange
 from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator
 from torch import Tensor
 
 from ddpm_path.lab.datasets import to_display
@@ -117,6 +118,27 @@ def curves(x: Sequence[float], named: Mapping[str, Sequence[float]], xlabel: str
         axes.plot(x, y, marker="o", markersize=3, label=name)
     axes.set(xlabel=xlabel, ylabel=ylabel)
     axes.legend(fontsize=8)
+    return figure
+
+
+def errors_by_calls(panels: Mapping[str, Mapping[str, Mapping[int, float]]]) -> Figure:
+    """Panels side by side, in each the errors of samplers (by name) over their network calls, all axes logarithmic.
+
+    An error above 1 is out of the picture: a line that leaves it at the top diverges.
+    """
+    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    row = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
+    for axes, (title, samplers) in zip(row, panels.items(), strict=True):
+        for name, errors in samplers.items():
+            axes.loglog(list(errors), list(errors.values()), marker="o", markersize=3, label=name)
+        axes.xaxis.set_major_locator(FixedLocator(sorted({n for errors in samplers.values() for n in errors})))
+        axes.xaxis.set_major_formatter("{x:.0f}")
+        axes.minorticks_off()
+        axes.set(xlabel="network calls")
+        axes.set_title(title, fontsize=9)
+    row[0].set(ylabel="error", ylim=(None, 1))  # shared, so only once all lines are there
+    lines = {line.get_label(): line for axes in row for line in axes.lines}
+    figure.legend(lines.values(), lines.keys(), loc="outside lower center", ncols=len(lines), fontsize=8)
     return figure
 
 

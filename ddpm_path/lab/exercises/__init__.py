@@ -4,6 +4,7 @@ from ddpm_path.lab.exercises.checking import Exercise, check
 from ddpm_path.lab.exercises.ddim import SLERP, STEP_OF_ETA
 from ddpm_path.lab.exercises.ddpm import MARGINAL_FROM_CHAIN, MEAN_FROM_EPS, POSTERIOR_MEAN, TRAINING_PAIR
 from ddpm_path.lab.exercises.early import BIT_MARGINAL, GAUSSIAN_PRODUCT
+from ddpm_path.lab.exercises.pndm import MULTISTEP_WEIGHTS, TRANSFER
 from ddpm_path.lab.exercises.vae import IMPORTANCE_BOUND, KL_OF_NORMALS
 
 EXERCISES: tuple[Exercise, ...] = (
@@ -17,6 +18,8 @@ EXERCISES: tuple[Exercise, ...] = (
     TRAINING_PAIR,
     STEP_OF_ETA,
     SLERP,
+    TRANSFER,
+    MULTISTEP_WEIGHTS,
 )
 
 __all__ = [
@@ -27,10 +30,12 @@ __all__ = [
     "KL_OF_NORMALS",
     "MARGINAL_FROM_CHAIN",
     "MEAN_FROM_EPS",
+    "MULTISTEP_WEIGHTS",
     "POSTERIOR_MEAN",
     "SLERP",
     "STEP_OF_ETA",
     "TRAINING_PAIR",
+    "TRANSFER",
     "Exercise",
     "check",
 ]
