@@ -54,7 +54,9 @@ def _parser() -> argparse.ArgumentParser:
     sampling.add_argument("name", metavar="NAME", help="a model of the zoo: digits, mnist, ...")
     sampling.add_argument("--steps", type=int, help="sampling steps (default: every time from the start on)")
     sampling.add_argument(
-        "--sampler", default="ancestral", help="ancestral (default), ancestral-large, ddim, " + ", ".join(MULTISTEP)
+        "--sampler",
+        default="ancestral",
+        help="ancestral (default), ancestral-large (DDIM's sigma-hat), ddim, " + ", ".join(MULTISTEP),
     )
     sampling.add_argument("--eta", type=float, help="of ddim: 0 (default) deterministic to 1, as noisy as ancestral")
     sampling.add_argument("--grid", default="uniform", help="times: uniform (default), leading, quadratic or ratio")
@@ -157,7 +159,6 @@ def sample(
         raise ValueError(f"{out} is a folder: give the name of a PNG file")
     if eta is not None and sampler != "ddim":
         raise ValueError(f"--eta belongs to ddim: leave it out with {sampler}, or add --sampler ddim")
-    out.parent.mkdir(parents=True, exist_ok=True)
 
     from functools import partial
 
@@ -198,6 +199,7 @@ def sample(
     if grid not in grids:
         raise unknown("grid of times", grid, grids)
     times = grids[grid](start, start if steps is None else steps)
+    out.parent.mkdir(parents=True, exist_ok=True)  # before the work
     shape = (card["recipe"]["net"]["channels"], card["size"], card["size"])
     images = metrics.sample(net, trained, n, shape, times, seed, labels, known[sampler])
     plots.save(plots.grid(images, min(n, 8)), out)

@@ -85,7 +85,9 @@ def gaussian_entropy(variance: Coefficient) -> Tensor:
 
 
 def entropy_of_step_back(step: Coefficient, before: Coefficient, now: Coefficient) -> tuple[Coefficient, Coefficient]:
-    """A lower and an upper bound on H_q(X_{t-1} | X_t) [Sohl-Dickstein 2015, sec. 2.6].
+    """A lower and an upper bound on H_q(X_{t-1} | X_t) [Sohl-Dickstein 2015, sec. 2.6, app. A].
+
+    The upper one supposes data of mean square 1, or bits whose mean is the chain's rate.
 
     From the entropies of the step forward, H_q(X_t | X_{t-1}), and of both marginals, H_q(X_{t-1} | X_0) and
     H_q(X_t | X_0). For the Gaussian chain these are the entropies of DDPM's two variances, fixed-small and -large.
@@ -194,7 +196,7 @@ def inpainting(image: Tensor, known: Tensor) -> Multiply:
             f"the mask is {known.dtype} {tuple(known.shape)}, the image {tuple(image.shape)}: give one bool for each "
             "number of the image, True where it is known (expand_as(image) repeats a mask for all)"
         )
-    return multiply_gaussian(image, torch.where(known, 0.0, math.inf))
+    return multiply_gaussian(image, torch.where(known, 0.0, math.inf).to(image))
 
 
 def shift_by_gradient(score: Callable[[Tensor], Tensor]) -> Multiply:
@@ -247,8 +249,7 @@ class Binomial:
 
     def sample(self, x0: Tensor, t: Tensor | int, generator: torch.Generator | None = None) -> Tensor:
         """A draw of x_t given x_0, shaped like x0; ValueError unless x0 holds zeros and ones only."""
-        if not bool(((x0 == 0) | (x0 == 1)).all()):
-            raise ValueError("the binomial chain is made of bits, 0.0 and 1.0: threshold the data first")
+        _check_bits(x0)
         return _flip(self.marginal_rate(x0, t), generator)
 
 
@@ -308,6 +309,7 @@ def best_logits(chain: Binomial, data: Tensor) -> Logits:
     P(x_{t-1} = 1 | x_t), exactly, by weighing all data. As for any network the bits of one step are independent given
     x_t: with few steps even this optimum falls short of log p(x_0).
     """
+    _check_bits(data)
     items = data.double()
 
     def logits(x: Tensor, t: Tensor) -> Tensor:
@@ -359,18 +361,31 @@ class StepwiseMLP(nn.Module):
         return torch.baddbmm(readout[:, -1:], self.trunk(x), readout[:, :-1])
 
 
-@torch.no_grad()
 def walk_back_bits(
     logits: Logits, chain: Binomial, x: Tensor, generator: torch.Generator | None = None
 ) -> Iterator[tuple[int, Tensor]]:
     """Samples of p: from x (k, D), noise at T, yields (t, x_t) for t = T - 1 down to 0 [Sohl-Dickstein 2015, sec. 2.2].
 
     The last step is the bound's: the first step forward reversed, which under pure noise is that step itself.
+    ValueError unless x holds zeros and ones only.
     """
+    _check_bits(x)
+    return _walk_back_bits(logits, chain, x, generator)
+
+
+@torch.no_grad()
+def _walk_back_bits(
+    logits: Logits, chain: Binomial, x: Tensor, generator: torch.Generator | None
+) -> Iterator[tuple[int, Tensor]]:
     for t in range(chain.T, 1, -1):
         x = _flip(logits(x[None], torch.tensor([t]))[0].sigmoid(), generator)
         yield t - 1, x
     yield 0, _flip(chain.forward_rate(x, 1), generator)
+
+
+def _check_bits(x: Tensor) -> None:
+    if not bool(((x == 0) | (x == 1)).all()):
+        raise ValueError("the binomial chain is made of bits, 0.0 and 1.0: threshold the data first")
 
 
 def _flip(rate: Tensor, generator: torch.Generator | None) -> Tensor:

@@ -23,6 +23,8 @@ class GaussianMixture:
 
     def __init__(self, weights: Tensor, means: Tensor, covariances: Tensor) -> None:
         self.weights, self.means, self.covariances = weights.double(), means.double(), covariances.double()
+        if self.means.ndim != 2:
+            raise ValueError(f"means are (K, D), a point for each component; got {tuple(self.means.shape)}")
         K, D = self.means.shape
         if self.weights.shape != (K,) or self.covariances.shape != (K, D, D):
             raise ValueError(f"means {(K, D)} want weights {(K,)} and covariances {(K, D, D)}")
@@ -97,8 +99,11 @@ class GaussianMixture:
 
     def _on_a_line(self, x: Tensor, now: AnyLevel) -> tuple[Tensor, Tensor]:
         """x - scale * mean and the variances, both (B, K), in a world of one dimension."""
-        if self.means.shape[1] != 1:
-            raise ValueError(f"shares and quantiles are of one dimension; this world has {self.means.shape[1]}")
+        if self.means.shape[1] != 1 or x.ndim != 2 or x.shape[1] != 1:
+            raise ValueError(
+                f"shares and quantiles are of one dimension, (B, 1); this world has {self.means.shape[1]}, "
+                f"and they came as {tuple(x.shape)}"
+            )
         scale, std = now
         return x.double() - scale * self.means.T, (scale**2 * self.covariances[:, 0].T + std**2).expand(len(x), -1)
 
@@ -119,6 +124,8 @@ class GaussianMixture:
 def isotropic_mixture(weights: Sequence[float], means: Sequence[Sequence[float]], std: float) -> GaussianMixture:
     """A mixture of round components of one standard deviation, from plain lists."""
     centres = torch.tensor(means, dtype=torch.float64)
+    if centres.ndim != 2:
+        raise ValueError(f"means are a list of points, [[-1.0], [1.0]] on a line; got {means}")
     K, D = centres.shape
     covariance = std**2 * torch.eye(D, dtype=torch.float64)
     return GaussianMixture(torch.tensor(weights, dtype=torch.float64), centres, covariance.expand(K, D, D))

@@ -88,7 +88,10 @@ def noise_source(
 
 
 def start_noise(n: int, shape: Sequence[int], generator: torch.Generator | None = None) -> Tensor:
-    """The pure noise (n, *shape) that sampling starts from, sample by sample as `noise_source` draws it."""
+    """The pure noise (n, *shape) that sampling starts from, sample by sample as `noise_source` draws it.
+
+    Hand the same generator on to the sampler, or one of another seed: the same seed anew would draw this noise again.
+    """
     return noise_source(n, shape, generator)()
 
 
@@ -155,9 +158,9 @@ def ddim(
     `ancestral` with `fixed_large`. ValueError also for eta outside [0, 1].
     """
     if not 0 <= eta <= 1:
-        raise ValueError(f"eta = {eta} is outside [0, 1]: above 1 the fresh noise alone would exceed the level of x_s")
+        raise ValueError(f"eta = {eta} is outside [0, 1]: above 1 fresh noise alone can exceed the level of x_s")
     times, levels = _check(schedule, x, times)
-    draw = noise_source(len(x), x.shape[1:], generator, x.dtype, x.device)
+    draw = noise_source(len(x), x.shape[1:], generator, x.dtype, x.device) if eta > 0 else None
     return _ddim(eps_fn, x, times, levels, eta, after, draw)
 
 
@@ -169,12 +172,12 @@ def _ddim(
     levels: Levels,
     eta: float,
     after: After | None,
-    draw: Noise,
+    draw: Noise | None,
 ) -> Iterator[State]:
     for t, s, now, then in zip(times, times[1:], levels, levels[1:], strict=False):
         eps = _ask(eps_fn, x, t)
         x0 = x0_from_eps(x, eps, now)
-        x = ddim_step(x0, eps, now, then, eta, draw() if eta > 0 else None)
+        x = ddim_step(x0, eps, now, then, eta, draw() if draw else None)
         if after is not None:
             x = after(x, s)
         yield State(s, x, x0)
@@ -196,17 +199,15 @@ def f_pndm(
     schedule: Schedule,
     x: Tensor,
     times: Sequence[float],
-    halfway: Halfway = halfway_in_time,
     generator: torch.Generator | None = None,
 ) -> Iterator[State]:
     """F-PNDM: three pseudo Runge-Kutta steps, then a step of order four at each network call [Liu 2022, alg. 2].
 
-    As `ancestral`, but without noise (`generator` is not used). N >= 3 steps take N + 9 calls. `halfway` chooses the
-    middle of a Runge-Kutta step. Of order 4 on `ratio_times` with `halfway_in_ratio`, else of order 2: the weights
-    suppose equal steps in std / scale. Too long a first step makes it diverge: on a schedule that ends nearly blind,
-    as the cosine does, start later.
+    As `ancestral`, but without noise (`generator` is not used). N >= 3 steps take N + 9 calls. Of order 4 on
+    `ratio_times`, else of order 2: the weights suppose equal steps in std / scale. Too long a first step makes it
+    diverge: on a schedule that ends nearly blind, as the cosine does, start later.
     """
-    start = partial(_runge_kutta, partial(halfway, schedule))
+    start = partial(_runge_kutta, partial(halfway_in_time, schedule))
     return _multistep(eps_fn, schedule, x, *_check(schedule, x, times), start, starts=3, order=4)
 
 
@@ -235,7 +236,10 @@ def pseudo_runge_kutta(
     halfway: Halfway = halfway_in_time,
     generator: torch.Generator | None = None,
 ) -> Iterator[State]:
-    """F-PNDM's start at every step: four network calls each, and no past [Liu 2022, eq. 13]; else as `f_pndm`."""
+    """F-PNDM's start at every step: four network calls each, and no past [Liu 2022, eq. 13]; else as `f_pndm`.
+
+    `halfway` chooses the middle of a step: of order 4 on `ratio_times` with `halfway_in_ratio`, else of order 2.
+    """
     start = partial(_runge_kutta, partial(halfway, schedule))
     return _multistep(eps_fn, schedule, x, *_check(schedule, x, times), start, starts=len(times), order=1)
 
@@ -325,7 +329,8 @@ def _ddim_invert(
 
 def encode(eps_fn: EpsFn, schedule: Schedule, x0: Tensor, times: Sequence[float]) -> Tensor:
     """The latent at times[0] of data (B, ...) by DDIM's inversion; times fall, as for `decode`."""
-    return last(ddim_invert(eps_fn, schedule, x0, list(times)[::-1]))
+    times, _ = _check(schedule, x0, times)
+    return last(ddim_invert(eps_fn, schedule, x0, times[::-1]))
 
 
 def decode(eps_fn: EpsFn, schedule: Schedule, latent: Tensor, times: Sequence[float]) -> Tensor:
@@ -395,5 +400,7 @@ def _check(schedule: Schedule, x: Tensor, times: Sequence[float], rising: bool =
 
 
 def _show(times: Sequence[float]) -> str:
+    if not isinstance(times, list):
+        return repr(times)
     shown = [str(t) for t in times]
     return "[" + ", ".join(shown if len(shown) <= 6 else [*shown[:3], "...", *shown[-2:]]) + "]"

@@ -41,8 +41,8 @@ class Schedule(Protocol):
 def linear_betas(T: int = 1000, first: float = 1e-4, last: float = 0.02) -> Tensor:
     """Evenly spaced noise variances, (T,) [Ho 2020, sec. 4].
 
-    For T other than 1000 multiply both ends by 1000 / T, as Nichol 2021 does; else x_T keeps signal. Below
-    T = 21 that exceeds 1: use `cosine_betas`.
+    For T below 1000 multiply both ends by 1000 / T, as Nichol 2021 does; else x_T keeps signal. Below T = 21 that
+    reaches 1: use `cosine_betas`.
     """
     return torch.linspace(first, last, T, dtype=torch.float64)
 
@@ -67,6 +67,8 @@ class Discrete:
     the ratio falls to zero there and no network was trained on it.
     """
 
+    first: ClassVar[float] = 1
+
     def __init__(self, alpha_bar: Tensor) -> None:
         table = torch.as_tensor(alpha_bar, dtype=torch.float64, device="cpu")
         if table.ndim != 1 or len(table) < 2 or table[0] != 1:
@@ -89,8 +91,6 @@ class Discrete:
         """The schedule of a chain q(x_t | x_{t-1}) = N(sqrt(1 - beta_t) x_{t-1}, beta_t), betas (T,)."""
         alphas = 1 - torch.as_tensor(betas, dtype=torch.float64, device="cpu")
         return cls(torch.cat([torch.ones(1, dtype=torch.float64), alphas.cumprod(0)]))
-
-    first: ClassVar[float] = 1
 
     @property
     def T(self) -> int:
@@ -236,8 +236,8 @@ def ratio_times(schedule: Schedule, steps: int, start: float | None = None) -> l
     full order. ValueError where `steps` are so many that the last lies below the first noisy time.
     """
     scale, std = schedule(schedule.T if start is None else start)
-    if steps < 1:
-        raise ValueError(f"{steps} steps: choose at least 1")
+    if steps < 1 or std == 0:
+        raise ValueError(f"{steps} steps from t = {start}: choose at least 1, from a time with noise")
     ratios = std / scale * torch.arange(steps, 0, -1) / steps  # (steps,)
     return [*schedule.time_at(ratios).tolist(), 0.0]
 
@@ -266,8 +266,11 @@ def on_schedule(eps_fn: EpsFn, trained: Schedule, wanted: Schedule) -> EpsFn:
 
 
 def _steps_in_range(T: int, steps: int) -> None:
-    if not 1 <= steps <= T:
-        raise ValueError(f"{steps} steps on a chain of {T}: choose between 1 and {T}")
+    if not 1 <= steps <= T or int(T) != T:
+        raise ValueError(
+            f"{steps} steps on a chain of {T}: choose between 1 and {T}. For continuous time "
+            "there are `ratio_times` and torch.linspace"
+        )
 
 
 def _in_range(t: Tensor | float, T: float) -> Tensor:

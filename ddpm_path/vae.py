@@ -14,7 +14,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ddpm_path.exact import GaussianMixture
-from ddpm_path.gaussian import kl
 
 Posterior = tuple[Tensor, Tensor]
 """Mean and log-variance of the diagonal Gaussian q(z | x), both (B, J)."""
@@ -66,7 +65,7 @@ def reparameterise(posterior: Posterior, eps: Tensor) -> Tensor:
 def kl_to_prior(posterior: Posterior) -> Tensor:
     """KL(q(z | x) || N(0, I)) of each latent dimension, (B, J), in nats [Kingma 2013, app. B]."""
     mean, logvar = posterior
-    return kl(mean, logvar.exp(), torch.zeros_like(mean), 1.0)
+    return 0.5 * (mean**2 + logvar.exp() - 1 - logvar)
 
 
 def reconstruction(log_likelihood: LogLikelihood, x: Tensor, posterior: Posterior, eps: Tensor) -> Tensor:

@@ -171,6 +171,20 @@ def test_heartbeat_null_model_is_what_an_unlearned_network_answers():
     assert abs(float(K.mean()) - null) < 4 * float(K.std()) / math.sqrt(len(K))
 
 
+def test_only_bits_enter_the_binomial_chain():
+    chain = early.Binomial(early.fractional_betas(4), 0.3)
+    logits = early.best_logits(chain, ONE_HOT)
+    for wrong in (0.5 * ONE_HOT, 255 * ONE_HOT, 2 * ONE_HOT - 1):
+        for call in (
+            lambda x: chain.sample(x, 2),
+            lambda x: early.best_logits(chain, x),
+            lambda x: early.walk_back_bits(logits, chain, x),  # at the call, not at the first step
+            lambda x: early.binomial_bound(logits, chain, x),
+        ):
+            with pytest.raises(ValueError, match="made of bits"):
+                call(wrong)
+
+
 def test_walk_back_bits_draws_from_p():
     """The share of each of the eight sequences of three bits, against p(x_0) summed over all paths."""
     n = 40_000

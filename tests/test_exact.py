@@ -312,3 +312,10 @@ def test_shares_and_quantiles_want_one_dimension():
         skewed_mixture().cdf(randn(3, 2), (1.0, 0.0))
     with pytest.raises(ValueError, match="this world has 2"):
         skewed_mixture().quantile(randn(3, 1), (1.0, 0.0))
+    for wrong in (randn(3), randn(3, 2)):
+        with pytest.raises(ValueError, match="they came as"):
+            LINE.cdf(wrong, (1.0, 0.0))
+        with pytest.raises(ValueError, match="they came as"):
+            LINE.quantile(wrong, (1.0, 0.0))
+    with pytest.raises(ValueError, match="a list of points"):
+        isotropic_mixture([0.5, 0.5], [-1.0, 1.0], 0.1)  # type: ignore[list-item]

@@ -97,7 +97,7 @@ def test_a_constant_eps_comes_back_exactly_on_every_schedule(schedule, invert):
     close(decode(lambda x, t: e, schedule, latent, times), x0, rtol=1e-9, atol=1e-10)
 
 
-def test_song2020_sec53_what_a_round_trip_loses_halves_with_twice_the_steps():
+def test_song2020_sec54_what_a_round_trip_loses_halves_with_twice_the_steps():
     world = skewed_mixture()
     x0 = world.sample(50, seeded(2))[0]
     lost = [
@@ -139,9 +139,11 @@ def test_bad_times_are_refused_at_the_call(invert, times):
         invert(UNIT, LINEAR, randn(2, 3), times)  # not iterated
 
 
-def test_falling_times_are_told_to_rise():
+def test_falling_times_are_told_to_rise_and_rising_ones_to_fall():
     with pytest.raises(ValueError, match="must rise strictly"):
         ddim_invert(UNIT, LINEAR, randn(2, 3), [1000, 0])
+    with pytest.raises(ValueError, match=r"must fall strictly.*got \[0, 1000\]"):
+        encode(UNIT, LINEAR, randn(2, 3), [0, 1000])
 
 
 @BOTH

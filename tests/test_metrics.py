@@ -311,6 +311,8 @@ def test_wasserstein_of_a_shifted_and_of_a_widened_world():
     shuffled = data[torch.randperm(n, generator=torch.Generator().manual_seed(0))]
     assert wasserstein(shuffled, mixture) < 1e-12
     assert abs(wasserstein(shuffled + 0.3, mixture) - 0.3) < 1e-12
+    with pytest.raises(ValueError, match="on a line"):
+        wasserstein(shuffled[:, 0], mixture)
     wide, narrow = isotropic_mixture([1.0], [[0.0]], 2.0), isotropic_mixture([1.0], [[0.0]], 1.0)
     found = wasserstein(narrow.quantile(share, (1.0, 0.0)), wide)
     assert abs(found - math.sqrt(2 / math.pi)) < 2e-4  # midpoints leave out a little of both tails

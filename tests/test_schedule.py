@@ -314,8 +314,12 @@ def test_ratio_times_are_even_in_std_over_scale(schedule, steps):
 def test_ratio_times_refuse_steps_below_the_first_noisy_time_and_none():
     with pytest.raises(ValueError, match="std / scale runs from"):
         ratio_times(LINEAR, 500, float(LINEAR.time_at(4.0)))
-    with pytest.raises(ValueError, match="at least 1"):
-        ratio_times(LINEAR, 0)
+    for schedule, steps, start in ((LINEAR, 0, None), (VP(), 4, 0.0)):
+        with pytest.raises(ValueError, match="at least 1"):
+            ratio_times(schedule, steps, start)
+    for T in (1.0, 984.3):
+        with pytest.raises(ValueError, match="For continuous time"):
+            uniform_times(T, 10)
 
 
 def test_from_zero_based_asks_a_network_that_counts_from_0():

@@ -195,6 +195,8 @@ def wasserstein(samples: Tensor, world: GaussianMixture) -> float:
     Sorted samples are held against as many quantiles of the world, so it costs no draws of the data.
     """
     n = len(samples)
+    if samples.shape != (n, 1):
+        raise ValueError(f"samples on a line are (N, 1), not {tuple(samples.shape)}")
     share = (torch.arange(n, dtype=torch.float64)[:, None] + 0.5) / n
     return float((samples.double().sort(0).values - world.quantile(share, (1.0, 0.0))).abs().mean())
 

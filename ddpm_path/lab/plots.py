@@ -53,7 +53,7 @@ def schedules(named: Mapping[str, Schedule]) -> Figure:
     figure = Figure(figsize=(9, 3), layout="tight")
     left, right = figure.subplots(1, 2)
     for colour, (name, schedule) in zip(COLOURS, named.items(), strict=False):
-        t = torch.linspace(1, schedule.T, 400) if schedule.T > 1 else torch.linspace(1e-3, 1, 400)
+        t = torch.linspace(schedule.first, schedule.T, 400, dtype=torch.float64)
         scale, std = schedule(t)
         left.plot(t / schedule.T, scale, color=colour)
         left.plot(t / schedule.T, std, color=colour, linestyle="--")

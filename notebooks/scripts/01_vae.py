@@ -80,11 +80,13 @@ world = vae.LinearGaussian(weight, torch.tensor([0.5, -1.0, 2.0]).double(), std=
 x = torch.randn(2000, 2).double() @ weight.T + world.bias + 0.6 * torch.randn(2000, 3).double()
 q, truth, ks = world.best_diagonal(x), world.log_evidence(x).mean(), (1, 3, 10, 30, 100, 300, 1000)
 bounds = [vae.iwae(world.log_likelihood, x, q, torch.randn(k, 2000, 2).double()).mean() for k in ks]
-print(f"log p(x) {truth:.3f}, ELBO of the best upright q {world.elbo(x, q).mean():.3f} nats")
+print(f"log p(x) {truth:.3f}, ELBO of the best diagonal q {world.elbo(x, q).mean():.3f} nats")
 right = torch.randn(2000, 2).double() @ torch.linalg.cholesky(world.precision.inverse()).T
 ours = vae.reparameterise(world.best_diagonal(world.bias[None]), torch.randn(2000, 1, 2).double())[:, 0]
-clouds = {"p(z)": torch.randn(2000, 2), "p(z | x) of x = b": right, "best upright q(z | x)": ours}
-plots.show(plots.scatter(clouds, 3.2, columns=3), "A round cloud; a small tilted one; a smaller upright one inside it.")
+clouds = {"p(z)": torch.randn(2000, 2), "p(z | x) of x = b": right, "best diagonal q(z | x)": ours}
+plots.show(
+    plots.scatter(clouds, 3.2, columns=3), "A round cloud; a small tilted one; a smaller diagonal one inside it."
+)
 figure = plots.curves(ks, {"bound of k samples": bounds, "log p(x)": [truth] * 7}, "k", "nats")
 figure.axes[0].set(xscale="log")
 plots.show(figure, "The importance-weighted bound rises with k, steeply at first, and nears the line of log p(x).")

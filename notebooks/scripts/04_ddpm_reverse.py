@@ -41,7 +41,7 @@ from ddpm_path.samplers import ancestral, last, noise_source, start_noise
 from ddpm_path.schedule import Discrete, linear_betas, uniform_times
 
 torch.manual_seed(0)
-seed = torch.Generator().manual_seed
+seed = lambda k: torch.Generator().manual_seed(k)  # noqa: E731
 betas = linear_betas()  # betas[0] is step 1
 schedule = Discrete.from_betas(betas)
 bars = schedule.alpha_bar  # bars[0] = 1 is data

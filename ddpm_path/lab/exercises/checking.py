@@ -103,7 +103,7 @@ def _misfit(exercise: Exercise, found: tuple[Tensor, ...], right: tuple[Tensor, 
         if value.dtype != wanted.dtype:
             return f"{name} is {value.dtype}; expected {wanted.dtype}, like the inputs"
         if not bool(value.isfinite().all()):
-            return f"{name} holds NaN or infinity (a root of something negative, a division by 0?)"
+            return f"{name} holds NaN or infinity (a root of something negative, a division by 0, an overflow?)"
     return ""
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from ddpm_path import early
 from ddpm_path.lab.exercises.checking import Exercise
 
-# How likely a bit is 1 after t steps [Sohl-Dickstein 2015, table of app. A].
+# How likely a bit is 1 after t steps [Sohl-Dickstein 2015, table App. 1].
 
 
 def _bits(generator: torch.Generator) -> dict[str, tuple[Any, ...]]:
