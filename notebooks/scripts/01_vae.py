@@ -84,9 +84,7 @@ print(f"log p(x) {truth:.3f}, ELBO of the best diagonal q {world.elbo(x, q).mean
 right = torch.randn(2000, 2).double() @ torch.linalg.cholesky(world.precision.inverse()).T
 ours = vae.reparameterise(world.best_diagonal(world.bias[None]), torch.randn(2000, 1, 2).double())[:, 0]
 clouds = {"p(z)": torch.randn(2000, 2), "p(z | x) of x = b": right, "best diagonal q(z | x)": ours}
-plots.show(
-    plots.scatter(clouds, 3.2, columns=3), "A round cloud; a small tilted one; a smaller diagonal one inside it."
-)
+plots.show(plots.scatter(clouds, 3.2, columns=3), "A round cloud; a small tilted one; a smaller diagonal one in it.")
 figure = plots.curves(ks, {"bound of k samples": bounds, "log p(x)": [truth] * 7}, "k", "nats")
 figure.axes[0].set(xscale="log")
 plots.show(figure, "The importance-weighted bound rises with k, steeply at first, and nears the line of log p(x).")

@@ -111,9 +111,7 @@ train.maximise(lambda: heart_objective(1999), net.parameters(), 60, 0.001, "free
 # %%
 K = early.binomial_bound(logits, chain, many, seed(1)) / bit
 gap, error = best_K - K, (best_K - K).std() / len(K) ** 0.5
-claims.measure(
-    "early-heartbeat", 0.15 - gap.mean().abs(), error, f"K {K.mean():.3f} bits, {gap.mean():.3f} below the best"
-)
+claims.measure("early-heartbeat", 0.15 - gap.mean().abs(), error, f"K {K.mean():.3f}, {gap.mean():.3f} below the best")
 claims.measure("early-heartbeat-null", 0.15 - (K.mean() - null - 12.024).abs(), K.std() / len(K) ** 0.5)
 noise = (torch.rand(20, 20, generator=seed(2)) < 0.2).float()
 states = {2000: noise} | dict(early.walk_back_bits(logits, chain, noise, seed(3)))
@@ -250,8 +248,8 @@ plots.show(
 )
 
 # %% [markdown]
-# **You should see** halves that fit, some of another digit: half a 3 is half an 8. **If instead** the known half
-# changed, the last step was not multiplied.
+# **You should see** halves that fit, some of another digit: half a 3 is half an 8. Here $r$ is a delta: it has no
+# gradient form.
 #
 # ## Exercises
 #

@@ -123,8 +123,8 @@ for name, grid in grids.items():
 #
 # ## What noise costs
 #
-# The Wasserstein distance of 20,000 samples from the world, the paper's table 1. Its $\hat\sigma$ is DDPM with the
-# large variance.
+# How far 20,000 samples lie off on average (Wasserstein distance; table 1 has FID). The paper's
+# $\hat\sigma$ is DDPM with the large variance.
 #
 # *Predict:* does noise help in 10 steps?
 
@@ -255,9 +255,7 @@ for name, steps in (("here", 10), ("ahead", 10), ("here", 20), ("ahead", 20), ("
     grid = uniform_times(1000, steps)
     found = last(inverts[name](true_digit, cosine, images, grid[::-1]))
     back[f"{name}, {steps}"] = x = decode(true_digit, cosine, found, grid)
-    print(
-        f"{name:5}, {steps} steps: error {rms(x, images).square().mean() / 4:.4f}, the latents' std {found.std():.2f}"
-    )
+    print(f"{name:5}, {steps} steps: error {rms(x, images).square().mean() / 4:.4f}, latents' std {found.std():.2f}")
 show(back, "Ten test digits above five rows of reconstructions, which differ in details of the strokes, if at all.")
 few, many = (rms(back[f"here, {steps}"], images).square() for steps in (10, 50))
 relative = torch.stack([few.std() / few.mean(), many.std() / many.mean()]).norm() / 50**0.5
@@ -265,7 +263,7 @@ claims.measure("ddim-reconstructs", (few.mean() / many.mean()).log2() - 2, relat
 
 # %% [markdown]
 # **You should see** the error fall. On the line *ahead* is nearer; on MNIST only in 10 steps. The latents should have
-# std 1. But MNIST's background is $-1$ in every image: there is no noise for the ODE to enlarge.
+# std 1. But MNIST's background is $-1$ in every image: no noise there to enlarge.
 #
 # ## Exercises
 #
