@@ -24,7 +24,18 @@ from ddpm_path.gaussian import fixed_large
 from ddpm_path.guidance import clip_x0
 from ddpm_path.lab import datasets, metrics, zoo
 from ddpm_path.lab.files import replacing
-from ddpm_path.samplers import Sampler, ancestral, ddim, f_pndm, last, plms, pseudo_runge_kutta, s_pndm, start_noise
+from ddpm_path.samplers import (
+    Sampler,
+    ancestral,
+    ddim,
+    ddim_first,
+    f_pndm,
+    last,
+    plms,
+    pseudo_runge_kutta,
+    s_pndm,
+    start_noise,
+)
 from ddpm_path.schedule import Discrete, EpsFn, cosine_betas, linear_betas, uniform_times
 
 HERE = Path(__file__).parent
@@ -99,20 +110,23 @@ def shown(value: float, best: float) -> str:
 # --- on MNIST
 
 
-def mnist_rows() -> dict[str, tuple[Sampler, int, int, bool]]:
-    """Name, sampler, start, steps, and whether x_0 is clipped (DDPM's way; the ODE's methods are left alone)."""
+def mnist_rows() -> dict[str, tuple[Sampler, Sequence[float], bool]]:
+    """Name, sampler, times, and whether x_0 is clipped (DDPM's way; the ODE's methods are left alone)."""
     late = start_at_40(COSINE)
-    rows = {"DDPM, small variance, 20 steps": (ancestral, 1000, 20, True)}
-    rows |= {f"DDIM, {n} steps": (ddim, late, n, False) for n in (10, 20, 50)}
-    rows |= {"S-PNDM, 20 steps": (s_pndm, late, 20, False), "F-PNDM, 50 steps": (f_pndm, late, 50, False)}
-    rows |= {f"PLMS, {n} steps": (plms, late, n, False) for n in (20, 50)}
-    rows |= {"DDIM, 1000 steps": (ddim, 1000, 1000, False)}
+    rows = {"DDPM, small variance, 20 steps": (ancestral, uniform_times(1000, 20), True)}
+    rows |= {f"DDIM, {n} steps": (ddim, uniform_times(late, n), False) for n in (10, 20, 50)}
+    rows |= {"S-PNDM, 20 steps": (s_pndm, uniform_times(late, 20), False)}
+    rows |= {f"PLMS, {n} steps": (plms, uniform_times(late, n), False) for n in (20, 50)}
+    rows |= {"F-PNDM, 50 steps": (f_pndm, uniform_times(late, 50), False)}
+    rows |= {"DDIM to 40, F-PNDM in 49": (ddim_first(f_pndm), [1000, *uniform_times(late, 49)], False)}
+    rows |= {"DDIM to 40, PLMS in 19": (ddim_first(plms), [1000, *uniform_times(late, 19)], False)}
+    rows |= {"DDIM, 1000 steps": (ddim, uniform_times(1000, 1000), False)}
     return rows
 
 
 def draw(name: str, n: int = 2000, part: int = 100) -> Tensor:
     """The n samples of a row, in parts that are kept."""
-    sampler, start, steps, clip = mnist_rows()[name]
+    sampler, times, clip = mnist_rows()[name]
     net, schedule = zoo.load("mnist")
     x, labels = start_noise(n, (1, 28, 28), torch.Generator().manual_seed(0)), torch.arange(n) % 10
     folder = KEPT / name.replace(",", "").replace(" ", "-")
@@ -123,7 +137,7 @@ def draw(name: str, n: int = 2000, part: int = 100) -> Tensor:
         if not path.exists():
             eps_fn: EpsFn = partial(net, label=labels[i : i + part])
             eps_fn = clip_x0(eps_fn, schedule) if clip else eps_fn
-            noise, times = torch.Generator().manual_seed(1 + i), uniform_times(start, steps)
+            noise = torch.Generator().manual_seed(1 + i)
             found = last(sampler(eps_fn, schedule, x[i : i + part], times, generator=noise))
             with replacing(path) as temporary:
                 torch.save(found, temporary)

@@ -60,11 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     sampling.add_argument("--eta", type=float, help="of ddim: 0 (default) deterministic to 1, as noisy as ancestral")
     sampling.add_argument("--grid", default="uniform", help="times: uniform (default), leading, quadratic or ratio")
-    sampling.add_argument(
-        "--start",
-        type=int,
-        help="first time (default: the last of the chain; where std / scale = 40 for multistep ones)",
-    )
+    sampling.add_argument("--start", type=int, help="first time (default: the last of the chain)")
     sampling.add_argument("--label", help="a class to draw (default: none)")
     sampling.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
     sampling.add_argument("--n", type=_positive, default=16, help="number of samples (default: %(default)s)")
@@ -180,15 +176,11 @@ def sample(
     }
     if sampler not in known:
         raise unknown("sampler", sampler, known)
+    draw = known[sampler]
     net, trained = zoo.load(name)
     card = zoo.card(name)
     labels = None if label is None else torch.full((n,), _class(label, card["classes"]))
-    if start is None:
-        scale, std = trained(trained.T)
-        # Where std / scale is larger, a multistep method's first steps are too long for it: see notebook 15.
-        late = sampler in MULTISTEP and std / scale > 40
-        start = round(float(trained.time_at(40.0))) if late else trained.T
-    if not 1 <= start <= trained.T:
+    if start is not None and not 1 <= start <= trained.T:
         raise ValueError(f"--start {start} is not a time of {name}: choose between 1 and {trained.T}")
     grids: dict[str, Callable[[int, int], Sequence[float]]] = {
         "uniform": schedule.uniform_times,
@@ -198,10 +190,16 @@ def sample(
     }
     if grid not in grids:
         raise unknown("grid of times", grid, grids)
-    times = grids[grid](start, start if steps is None else steps)
+    begin = start or trained.T
+    scale, std = trained(begin)
+    if sampler in MULTISTEP and std / scale > 40:  # too long a first step for a mixture of slopes: see notebook 15
+        late = round(float(trained.time_at(40.0)))
+        draw, times = samplers.ddim_first(draw), [begin, *grids[grid](late, late if steps is None else steps - 1)]
+    else:
+        times = list(grids[grid](begin, begin if steps is None else steps))
     out.parent.mkdir(parents=True, exist_ok=True)  # before the work
     shape = (card["recipe"]["net"]["channels"], card["size"], card["size"])
-    images = metrics.sample(net, trained, n, shape, times, seed, labels, known[sampler])
+    images = metrics.sample(net, trained, n, shape, times, seed, labels, draw)
     plots.save(plots.grid(images, min(n, 8)), out)
     print(f"{n} samples of {name}, {len(times) - 1} steps of {sampler} from t = {times[0]:g}, seed {seed}: {out}")
 

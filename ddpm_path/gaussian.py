@@ -15,7 +15,8 @@ AnyLevel = tuple[Coefficient, Coefficient]
 
 def expand(c: Coefficient, x: Tensor) -> Tensor:
     """A coefficient, scalar, (B,) or x's own shape, with x's dtype and device, shaped to multiply x (B, ...)."""
-    c = torch.as_tensor(c, dtype=x.dtype, device=x.device)
+    if not (isinstance(c, Tensor) and c.dtype == x.dtype and c.device == x.device):  # cheaper to ask than to convert
+        c = torch.as_tensor(c, dtype=x.dtype, device=x.device)
     return c.view(-1, *[1] * (x.ndim - 1)) if c.ndim == 1 else c
 
 

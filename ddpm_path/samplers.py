@@ -244,6 +244,37 @@ def pseudo_runge_kutta(
     return _multistep(eps_fn, schedule, x, *_check(schedule, x, times), start, starts=len(times), order=1)
 
 
+def ddim_first(sampler: Sampler) -> Sampler:
+    """A multistep sampler whose first step is DDIM's, and whose start-up comes after it.
+
+    Where a schedule ends nearly blind the first step is a long one, over which eps hardly changes but no mixture of
+    slopes may be carried: times are [T, s, ...], with std / scale = 40 at s, say. Starting at s itself with x_T costs
+    more: x_s has a mean.
+    """
+
+    def walk(
+        eps_fn: EpsFn,
+        schedule: Schedule,
+        x: Tensor,
+        times: Sequence[float],
+        generator: torch.Generator | None = None,
+    ) -> Iterator[State]:
+        times, _ = _check(schedule, x, times)
+        if len(times) < 3:
+            raise ValueError(f"times are [T, s, ...] with two steps or more; got {_show(times)}")
+        return _ddim_first(sampler, eps_fn, schedule, x, times)
+
+    return walk
+
+
+def _ddim_first(
+    sampler: Sampler, eps_fn: EpsFn, schedule: Schedule, x: Tensor, times: Sequence[float]
+) -> Iterator[State]:
+    state = next(ddim(eps_fn, schedule, x, times[:2]))
+    yield state
+    yield from sampler(eps_fn, schedule, state.x, times[1:])
+
+
 @torch.no_grad()
 def _multistep(
     eps_fn: EpsFn,

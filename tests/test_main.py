@@ -122,17 +122,17 @@ def test_sample_is_set_by_seed_and_sampler(drawn: Shown, monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize(
-    ("name", "sampler", "start"),
+    ("name", "sampler", "late"),
     [
-        *(("ancestral", samplers.ancestral, 1000), ("ddim", None, 1000)),
+        *(("ancestral", samplers.ancestral, None), ("ddim", None, None), ("ancestral-large", None, None)),
         *(("f-pndm", samplers.f_pndm, 854), ("s-pndm", samplers.s_pndm, 854), ("plms", samplers.plms, 854)),
-        *(("runge-kutta", samplers.pseudo_runge_kutta, 854), ("ancestral-large", None, 1000)),
+        ("runge-kutta", samplers.pseudo_runge_kutta, 854),
     ],
 )
 def test_sample_takes_every_sampler_on_every_grid(
-    drawn: Shown, monkeypatch: pytest.MonkeyPatch, capsys: Capture, name: str, sampler: Any, start: int
+    drawn: Shown, monkeypatch: pytest.MonkeyPatch, capsys: Capture, name: str, sampler: Any, late: int | None
 ) -> None:
-    """Multistep samplers start where std / scale = 40, t = 854 with linear betas: see notebook 15."""
+    """Multistep samplers take DDIM's step to where std / scale = 40, t = 854 with linear betas: see notebook 15."""
     schedule, seen = Discrete.from_betas(linear_betas()), {}
 
     def sample(net: Any, schedule: Any, n: int, shape: Any, times: Any, seed: int, labels: Any, sampler: Any) -> Tensor:
@@ -140,16 +140,25 @@ def test_sample_takes_every_sampler_on_every_grid(
         return torch.zeros(n, *shape)
 
     monkeypatch.setattr(metrics, "sample", sample)
-    expected = {
-        "uniform": uniform_times(start, 20),
-        "leading": leading_times(start, 20),
-        "quadratic": quadratic_times(start, 20),
-        "ratio": ratio_times(schedule, 20, start),
-    }
-    for grid, times in expected.items():
-        assert main(["sample", "toy", "--sampler", name, "--grid", grid, "--steps", "20", "--n", "2"]) == 0
-        assert f"20 steps of {name} from t = {times[0]:g}, seed 0" in capsys.readouterr().out
-        assert seen["times"] == times and (sampler is None or seen["sampler"] is sampler)
+    monkeypatch.setattr(samplers, "ddim_first", lambda sampler: ("DDIM first", sampler))
+
+    def expected(start: int, steps: int) -> dict[str, list[float]]:
+        return {
+            "uniform": [*uniform_times(start, steps)],
+            "leading": [*leading_times(start, steps)],
+            "quadratic": [*quadratic_times(start, steps)],
+            "ratio": ratio_times(schedule, steps, start),
+        }
+
+    for more, start in (([], late or 1000), (["--start", "600"], 600)):
+        first = late is not None and not more
+        for grid, times in expected(start, 19 if first else 20).items():
+            times = [1000, *times] if first else times
+            command = ["sample", "toy", "--sampler", name, "--grid", grid, "--steps", "20", "--n", "2", *more]
+            assert main(command) == 0
+            assert f"20 steps of {name} from t = {times[0]:g}, seed 0" in capsys.readouterr().out
+            assert seen["times"] == times
+            assert sampler is None or seen["sampler"] == (("DDIM first", sampler) if first else sampler)
 
 
 def test_sample_takes_eta_and_a_start(drawn: Shown, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:

@@ -9,11 +9,12 @@ import torch
 from diffusers import PNDMScheduler
 from helpers import COSINE, LINEAR, SCHEDULES, close, gaussian_eps, randn, skewed_mixture
 
-from ddpm_path.exact import FiniteData
+from ddpm_path.exact import FiniteData, isotropic_mixture
 from ddpm_path.gaussian import q_sample, x0_from_eps
 from ddpm_path.samplers import (
     ADAMS_BASHFORTH,
     ddim,
+    ddim_first,
     f_pndm,
     halfway_in_ratio,
     halfway_in_time,
@@ -215,6 +216,31 @@ def test_the_finite_set_is_walked_to_its_own_points():
     for sampler in (f_pndm, s_pndm, plms):
         ends = last(sampler(FiniteData(data).eps_fn(LINEAR), LINEAR, randn(64, 3), uniform_times(1000, 1000)))
         close(torch.cdist(ends, data).amin(1), torch.zeros(64), atol=1e-6)
+
+
+@EACH
+def test_ddim_first_takes_one_step_of_ddim_and_goes_on_afresh(sampler):
+    x, times = randn(4, 3), [1000, 700, 500, 200, 0]
+    first = next(ddim(EPS, LINEAR, x, [1000, 700]))
+    expected = [first, *sampler(EPS, LINEAR, first.x, times[1:])]
+    for ours, true in zip(ddim_first(sampler)(EPS, LINEAR, x, times), expected, strict=True):
+        assert ours.t == true.t and torch.equal(ours.x, true.x) and torch.equal(ours.x0, true.x0)
+    for wrong in ([1000, 0], [0, 500, 1000]):
+        with pytest.raises(ValueError, match="times"):
+            ddim_first(sampler)(EPS, LINEAR, x, wrong)  # not iterated
+
+
+def test_ddim_first_cures_the_top_of_the_cosine_schedule():
+    """20 steps on a mixture: alone multistep methods go wrong by 0.2 and more; after DDIM's step they beat DDIM."""
+    world, start = isotropic_mixture([0.3, 0.7], [[-0.6], [0.5]], 0.15), int(COSINE.time_at(40.0))
+    x = isotropic_mixture([1.0], [[0.0]], 1.0).quantile((torch.arange(200)[:, None] + 0.5) / 200, (1.0, 0.0))
+    end = world.quantile(world.cdf(x, COSINE(1000)), (1.0, 0.0))
+    rms = lambda found: float((found - end).square().mean().sqrt())  # noqa: E731
+    cured = [1000, *uniform_times(start, 19)]
+    plain = rms(last(ddim(world.eps_fn(COSINE), COSINE, x, uniform_times(1000, 20))))
+    for sampler in (s_pndm, plms, f_pndm):
+        assert rms(last(sampler(world.eps_fn(COSINE), COSINE, x, uniform_times(1000, 20)))) > 0.2
+        assert rms(last(ddim_first(sampler)(world.eps_fn(COSINE), COSINE, x, cured))) < 0.6 * plain
 
 
 def test_halfway_is_the_mean_of_the_times_or_of_the_ratios():
