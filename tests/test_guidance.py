@@ -173,6 +173,10 @@ def test_dhariwal2021_alg1_the_mean_moves_by_scale_times_variance_times_score(va
     shift = classifier_shift(lambda x, t: torch.full_like(x, a), scale)
     close(shift(mean, torch.tensor([400.0]), mean, var), moved.view(1, 1), rtol=1e-9)
     close(((grid - moved) ** 2 * density).sum() / density.sum(), var, rtol=1e-8)
+    asked = []
+    x, t = mean + 1, torch.tensor([400.0])
+    classifier_shift(lambda x, t: asked.append((x, t)) or x, scale)(x, t, mean, var)
+    assert asked[0][0] is x and asked[0][1] is t, "the published code takes the score at x_t, not at the mean"
 
 
 def test_dhariwal2021_the_two_routes_move_a_step_by_known_amounts():
