@@ -1,20 +1,148 @@
-"""Functions from a noise predictor to a noise predictor."""
+"""Functions from a noise predictor to a noise predictor: guidance, and limits on the estimate of x_0.
 
+They nest, and the outermost has the last word: `clip_x0(classifier_free(c, u, 3.0), schedule)` clips the guided
+estimate, which is what samplers want; guiding two clipped predictors leaves the range again.
+"""
+
+from collections.abc import Callable
+
+import torch
 from torch import Tensor
 
-from ddpm_path.gaussian import eps_from_x0, x0_from_eps
+from ddpm_path.gaussian import AnyLevel, eps_from_x0, expand, x0_from_eps
+from ddpm_path.losses import Network
+from ddpm_path.samplers import Shift
 from ddpm_path.schedule import EpsFn, Schedule
+
+Classifier = Callable[[Tensor, Tensor], Tensor]
+"""A noisy classifier: x (B, ...) and t (B,) to log p_t(class | x), (B, K)."""
+ClassScore = Callable[[Tensor, Tensor], Tensor]
+"""x (B, ...) and t (B,) to grad_x log p_t(label | x), shaped like x."""
+
+
+def class_score(classifier: Classifier, labels: Tensor) -> ClassScore:
+    """The gradient in x of the log-probability of each sample's label (B,), by autograd [Dhariwal 2021, sec. 4.1].
+
+    The gradient of the batch's sum is each sample's own, so the classifier must not mix samples: no batch
+    normalisation in training mode. Works inside samplers, where gradients are off. ValueError for a classifier that
+    answers probabilities or scores that are not normalised, and for labels that it does not have.
+    """
+
+    def score(x: Tensor, t: Tensor) -> Tensor:
+        with torch.enable_grad():
+            x = x.detach().requires_grad_()
+            log_probs = _check_log_probs(classifier(x, t), x, labels)
+            chosen = log_probs[torch.arange(len(x), device=x.device), labels.to(x.device)]
+            return torch.autograd.grad(chosen.sum(), x)[0]
+
+    return score
+
+
+def classifier_shift(score: ClassScore, scale: float) -> Shift:
+    """For `ancestral`'s `shift`: the mean moves by scale * variance * class score at (x_t, t) [Dhariwal 2021, alg. 1].
+
+    The derivation expands at the mean; the published code, and this, take the gradient at x_t.
+    """
+
+    def shift(x: Tensor, t: Tensor, mean: Tensor, var: Tensor) -> Tensor:
+        return mean + scale * var * score(x, t)
+
+    return shift
+
+
+def classifier_guided(eps_fn: EpsFn, score: ClassScore, schedule: Schedule, scale: float) -> EpsFn:
+    """For every sampler: eps - scale * std * class score, so that Bayes' rule holds at scale 1 [Dhariwal 2021, alg. 2].
+
+    eps_fn may know the label already: scale then adds to that.
+    """
+
+    def guided(x: Tensor, t: Tensor) -> Tensor:
+        return eps_fn(x, t) - scale * expand(schedule(t)[1], x) * score(x, t)
+
+    return guided
+
+
+def classifier_free(cond: EpsFn, uncond: EpsFn, scale: float) -> EpsFn:
+    """uncond + scale * (cond - uncond), 1 being the conditional model, 0 the other [Ho & Salimans 2022, eq. 6].
+
+    The paper's w counts from the conditional model: see `from_paper_w`. Two network calls, exactly the one's answer
+    at scale 0 and the other's at 1.
+    """
+    return lambda x, t: torch.lerp(uncond(x, t), cond(x, t), scale)
+
+
+def from_paper_w(w: float) -> float:
+    """The scale of the paper's w in (1 + w) eps_c - w eps_u, whose 0 is the conditional model [ibid.]."""
+    return 1 + w
+
+
+def classifier_free_batched(net: Network, condition: Tensor, null: Tensor, scale: float) -> EpsFn:
+    """As `classifier_free`, by one call at twice the batch: both conditions are (B, ...), labels say."""
+    both = torch.cat([condition, null])
+
+    def guided(x: Tensor, t: Tensor) -> Tensor:
+        cond, uncond = net(torch.cat([x, x]), torch.cat([t, t]), both).chunk(2)
+        return torch.lerp(uncond, cond, scale)
+
+    return guided
+
+
+def within(guided: EpsFn, plain: EpsFn, schedule: Schedule, low: float, high: float) -> EpsFn:
+    """Guidance where std / scale lies in [low, high] only, and no second network call elsewhere [Kynkaanniemi 2024].
+
+    All samples of a batch are at one time, as samplers have them.
+    """
+
+    def limited(x: Tensor, t: Tensor) -> Tensor:
+        scale, std = schedule(t[:1])
+        return (guided if bool((low * scale <= std) & (std <= high * scale)) else plain)(x, t)
+
+    return limited
 
 
 def clip_x0(eps_fn: EpsFn, schedule: Schedule, low: float = -1.0, high: float = 1.0) -> EpsFn:
     """Hold the estimate of x_0 inside the data's range, in sampling, as DDPM's code does [Ho 2020, code].
 
     At the noisiest levels x_0 is a small difference divided by a tiny scale: unclipped, a slightly wrong
-    eps throws it far out of range.
+    eps throws it far out of range. Imagen calls this static thresholding.
     """
+    return _on_x0(eps_fn, schedule, lambda x0: x0.clamp(low, high))
 
-    def clipped(x: Tensor, t: Tensor) -> Tensor:
-        now = schedule(t)
-        return eps_from_x0(x, x0_from_eps(x, eps_fn(x, t), now).clamp(low, high), now)
 
-    return clipped
+def threshold_x0(eps_fn: EpsFn, schedule: Schedule, percentile: float = 0.995) -> EpsFn:
+    """Dynamic thresholding: clip each sample's x_0 to its own percentile s of |x_0|, then divide by s [Saharia 2022].
+
+    s is at least 1, so estimates within [-1, 1] are left alone; large guidance scales push many pixels beyond, and
+    clipping would saturate them. ValueError for a percentile outside (0, 1].
+    """
+    if not 0 < percentile <= 1:
+        raise ValueError(f"a percentile is a share of the pixels in (0, 1], 0.995 say; got {percentile}")
+
+    def thresholded(x0: Tensor) -> Tensor:
+        s = torch.quantile(x0.flatten(1).abs(), percentile, dim=1).clamp(min=1)  # (B,)
+        s = expand(s, x0)
+        return x0.clamp(-s, s) / s
+
+    return _on_x0(eps_fn, schedule, thresholded)
+
+
+def _on_x0(eps_fn: EpsFn, schedule: Schedule, change: Callable[[Tensor], Tensor]) -> EpsFn:
+    def changed(x: Tensor, t: Tensor) -> Tensor:
+        now: AnyLevel = schedule(t)
+        return eps_from_x0(x, change(x0_from_eps(x, eps_fn(x, t), now)), now)
+
+    return changed
+
+
+def _check_log_probs(answer: Tensor, x: Tensor, labels: Tensor) -> Tensor:
+    if answer.ndim != 2 or len(answer) != len(x) or len(labels) != len(x):
+        raise ValueError(
+            f"for x {tuple(x.shape)} a classifier answers (B, classes) and labels are (B,); got {tuple(answer.shape)} "
+            f"and {tuple(labels.shape)}"
+        )
+    if not bool((answer.detach().logsumexp(1).abs() < 1e-3).all()):
+        raise ValueError("a classifier answers log-probabilities here: end it in log_softmax(dim=1)")
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= answer.shape[1]:
+        raise ValueError(f"labels run from {low} to {high}; the classifier knows 0 to {answer.shape[1] - 1}")
+    return answer

@@ -1,10 +1,24 @@
-import torch
-from helpers import COSINE, LINEAR, close, gaussian_eps, randn, seeded, skewed_mixture
+import math
 
-from ddpm_path.gaussian import q_sample, x0_from_eps
-from ddpm_path.guidance import clip_x0
-from ddpm_path.samplers import ancestral
-from ddpm_path.schedule import VE, uniform_times
+import pytest
+import torch
+from helpers import COSINE, LINEAR, close, gaussian_eps, rand, randn, seeded, skewed_mixture
+
+from ddpm_path.exact import isotropic_mixture
+from ddpm_path.gaussian import fixed_large, fixed_small, q_sample, x0_from_eps
+from ddpm_path.guidance import (
+    class_score,
+    classifier_free,
+    classifier_free_batched,
+    classifier_guided,
+    classifier_shift,
+    clip_x0,
+    from_paper_w,
+    threshold_x0,
+    within,
+)
+from ddpm_path.samplers import ancestral, ddim, last
+from ddpm_path.schedule import VE, leading_times, uniform_times
 
 EPS = gaussian_eps(0.3, 4.0, LINEAR)  # data of deviation 2: its x0 leaves [-1, 1] often
 T = torch.tensor([1.0, 300.0, 700.0, 1000.0])
@@ -77,3 +91,199 @@ def test_ho2020_appB_a_slightly_wrong_eps_at_pure_noise_is_held_in_range():
     assert float(next(ancestral(wrong, COSINE, x, times)).x0.abs().min()) > 15
     for state in ancestral(clip_x0(wrong, COSINE), COSINE, x, times):
         assert float(state.x0.abs().max()) <= 1 + 1e-9
+
+
+def test_saharia2022_dynamic_thresholding_by_hand():
+    """Sample 0 leaves the range and is squeezed by its own percentile; sample 1 does not and stays as it is."""
+    x0 = torch.stack([4 * randn(3, 5, seed=1), rand(3, 5, seed=2) - 0.5])
+    t = torch.tensor([300.0, 700.0])
+    x = q_sample(x0, randn(2, 3, 5, seed=3), LINEAR(t))
+    knows = lambda x, t: (x - LINEAR(t)[0].view(-1, 1, 1) * x0) / LINEAR(t)[1].view(-1, 1, 1)  # noqa: E731
+    after = implied_x0(threshold_x0(knows, LINEAR, 0.8), x, t)
+    largest = x0[0].abs().flatten().sort().values
+    s = float(largest[11] + 0.2 * (largest[12] - largest[11]))  # 0.8 of the way from the 1st of 15 to the last
+    close(after[0], x0[0].clamp(-s, s) / s, rtol=1e-9, atol=1e-10)
+    close(after[1], x0[1], rtol=1e-9, atol=1e-10)
+    assert float(after[0].abs().max()) < 1 + 1e-9
+    for wrong in (0.0, -0.1, 1.01, 99.5, math.nan):
+        with pytest.raises(ValueError, match="share of the pixels"):
+            threshold_x0(knows, LINEAR, wrong)
+
+
+# --- classifier guidance
+
+WORLD = skewed_mixture()
+
+
+def exact_score(k, schedule=LINEAR):
+    """grad log p_t(k | x) by Bayes' rule: the class's own score less the world's."""
+    return lambda x, t: WORLD.component(k).score(x, schedule(t)) - WORLD.score(x, schedule(t))
+
+
+@pytest.mark.parametrize("t", [10, 400, 900])
+def test_dhariwal2021_class_score_by_autograd_is_the_exact_one(t):
+    x, times, labels = randn(6, 2), torch.full((6,), float(t)), torch.tensor([0, 1, 2, 2, 1, 0])
+    score = class_score(lambda x, t: WORLD.log_class(x, LINEAR(t)), labels)
+    with torch.no_grad():  # as inside a sampler
+        found = score(x, times)
+    expected = torch.stack([exact_score(int(k))(x[[i]], times[[i]])[0] for i, k in enumerate(labels)])
+    close(found, expected, rtol=1e-9, atol=1e-10)
+    assert not found.requires_grad and not x.requires_grad
+
+
+def test_a_samples_class_score_does_not_depend_on_the_others():
+    x, t, labels = randn(5, 2), torch.full((5,), 300.0), torch.tensor([0, 1, 2, 0, 1])
+    classifier = lambda x, t: WORLD.log_class(x, LINEAR(t))  # noqa: E731
+    order = torch.tensor([3, 0, 4, 2, 1])
+    close(class_score(classifier, labels[order])(x[order], t), class_score(classifier, labels)(x, t)[order], rtol=1e-12)
+    close(class_score(classifier, labels[:1])(x[:1], t[:1]), class_score(classifier, labels)(x, t)[:1], rtol=1e-12)
+
+
+@pytest.mark.parametrize("t", [10, 400, 900])
+@pytest.mark.parametrize("scale", [-1.0, 0.0, 0.3, 1.0, 2.5, 8.0])
+def test_guidance_identity_on_a_mixture(t, scale):
+    """(1 + w) c - w u = u - (1 + w) std g = c - w std g, with the exact g = grad log p_t(k | x)."""
+    x, times = randn(6, 2, seed=4), torch.full((6,), float(t))
+    cond, uncond = WORLD.component(1).eps_fn(LINEAR), WORLD.eps_fn(LINEAR)
+    w, std, g = scale - 1, LINEAR(t)[1], exact_score(1)(x, times)
+    expected = (1 + w) * cond(x, times) - w * uncond(x, times)
+    close(classifier_free(cond, uncond, scale)(x, times), expected, rtol=1e-9, atol=1e-12)
+    close(classifier_free(cond, uncond, from_paper_w(w))(x, times), expected, rtol=1e-9, atol=1e-12)
+    close(classifier_guided(uncond, exact_score(1), LINEAR, scale)(x, times), expected, rtol=1e-9, atol=1e-11)
+    close(classifier_guided(cond, exact_score(1), LINEAR, w)(x, times), cond(x, times) - w * std * g, rtol=1e-12)
+    close(classifier_guided(cond, exact_score(1), LINEAR, w)(x, times), expected, rtol=1e-9, atol=1e-11)
+
+
+def test_dhariwal2021_scale_1_with_the_exact_classifier_is_the_class_itself():
+    guided = classifier_guided(WORLD.eps_fn(LINEAR), exact_score(2), LINEAR, 1.0)
+    x, times = randn(6, 2), uniform_times(1000, 27)
+    close(
+        last(ddim(guided, LINEAR, x, times)), last(ddim(WORLD.component(2).eps_fn(LINEAR), LINEAR, x, times)), rtol=1e-8
+    )
+
+
+@pytest.mark.parametrize("variance", [fixed_small, fixed_large])
+def test_dhariwal2021_alg1_the_mean_moves_by_scale_times_variance_times_score(variance):
+    """A step's N(mean, var) times exp(scale a x) is a normal with that mean and the same variance: by quadrature."""
+    a, scale, now, then = 0.7, 3.0, LINEAR(400), LINEAR(399)
+    var, mean = variance(now, then), torch.tensor([[0.4]], dtype=torch.float64)
+    grid = 0.4 + torch.linspace(-12, 12, 200_001, dtype=torch.float64) * var.sqrt()
+    density = torch.exp(-((grid - mean) ** 2) / (2 * var) + scale * a * (grid - mean))[0]
+    moved = (grid * density).sum() / density.sum()
+    shift = classifier_shift(lambda x, t: torch.full_like(x, a), scale)
+    close(shift(mean, torch.tensor([400.0]), mean, var), moved.view(1, 1), rtol=1e-9)
+    close(((grid - moved) ** 2 * density).sum() / density.sum(), var, rtol=1e-8)
+    asked = []
+    x, t = mean + 1, torch.tensor([400.0])
+    classifier_shift(lambda x, t: asked.append((x, t)) or x, scale)(x, t, mean, var)
+    assert asked[0][0] is x and asked[0][1] is t, "the published code takes the score at x_t, not at the mean"
+
+
+def test_dhariwal2021_the_two_routes_move_a_step_by_known_amounts():
+    """A unit score moves the mean by beta / sqrt(alpha) through eps, by the variance through `shift`.
+
+    Known at index 400, t = 401.
+    """
+    eps_fn, unit = gaussian_eps(0.7, 0.25, LINEAR), lambda x, t: torch.ones_like(x)
+    x = randn(4, 1)
+
+    def moved(eps_fn, variance, shift=None):
+        plain = last(ancestral(gaussian_eps(0.7, 0.25, LINEAR), LINEAR, x, [401, 400], variance, generator=seeded(1)))
+        found = last(ancestral(eps_fn, LINEAR, x, [401, 400], variance, shift=shift, generator=seeded(1)))
+        return float((found - plain).mean())
+
+    by_eps = moved(classifier_guided(eps_fn, unit, LINEAR, 1.0), fixed_small)
+    by_shift = [moved(eps_fn, variance, classifier_shift(unit, 1.0)) for variance in (fixed_small, fixed_large)]
+    for found, known in zip([by_eps, *by_shift], (8.1007e-3, 8.0522e-3, 8.0680e-3), strict=True):
+        assert abs(found - known) < 6e-8
+
+
+def test_dhariwal2021_the_two_routes_meet_as_steps_get_small():
+    x, gaps = randn(20, 2), []
+    score, eps_fn = exact_score(1), WORLD.eps_fn(LINEAR)
+    for steps in (125, 250, 500):
+        times = uniform_times(1000, steps)
+        by_eps = ancestral(classifier_guided(eps_fn, score, LINEAR, 2.0), LINEAR, x, times, generator=seeded(2))
+        by_shift = ancestral(eps_fn, LINEAR, x, times, shift=classifier_shift(score, 2.0), generator=seeded(2))
+        gaps.append(float((last(by_eps) - last(by_shift)).square().mean().sqrt()))
+    assert gaps[0] > 1.5 * gaps[1] > 2.2 * gaps[2]
+
+
+@pytest.mark.parametrize(
+    ("classifier", "labels", "words"),
+    [
+        (lambda x, t: WORLD.log_class(x, LINEAR(t)).exp(), [0, 1], "log_softmax"),
+        (lambda x, t: WORLD.log_joint(x, LINEAR(t)), [0, 1], "log_softmax"),
+        (lambda x, t: WORLD.log_class(x, LINEAR(t)), [0, 3], "the classifier knows 0 to 2"),
+        (lambda x, t: WORLD.log_class(x, LINEAR(t)), [-1, 0], "labels run from -1"),
+        (lambda x, t: WORLD.log_class(x, LINEAR(t)), [0, 1, 2], "labels are"),
+        (lambda x, t: WORLD.log_prob(x, LINEAR(t)), [0, 1], "answers .B, classes."),
+    ],
+)
+def test_bad_classifiers_and_labels_are_refused(classifier, labels, words):
+    with pytest.raises(ValueError, match=words):
+        class_score(classifier, torch.tensor(labels))(randn(2, 2), torch.full((2,), 300.0))
+
+
+# --- classifier-free guidance
+
+
+@pytest.mark.parametrize(
+    ("scale", "mean", "std"),
+    [(0, 0, 1.116), (1, 0.988, 0.498), (2, 1.313, 0.354), (4, 1.667, 0.285), (8, 2.110, 0.243)],
+)
+def test_ho2022_guided_moments_of_two_modes(scale, mean, std):
+    """Modes at -1 and 1 of variance 0.25; known to 0.02. Guidance overshoots the mode and shrinks."""
+    two = isotropic_mixture([0.5, 0.5], [[-1.0], [1.0]], std=0.5)
+    x = isotropic_mixture([1.0], [[0.0]], std=1.0).quantile((torch.arange(2000)[:, None] + 0.5) / 2000, (1, 0))
+    eps_fn = classifier_free(two.component(1).eps_fn(LINEAR), two.eps_fn(LINEAR), float(scale))
+    end = last(ddim(eps_fn, LINEAR, x, leading_times(1000, 200)))
+    assert abs(float(end.mean()) - mean) < 0.02 and abs(float(end.std()) - std) < 0.02
+
+
+def test_ho2022_scales_0_and_1_are_the_two_models_to_the_last_bit():
+    u, c = 100 * randn(50, 3, seed=1).float(), 100 * randn(50, 3, seed=2).float()
+    for scale, expected in ((0.0, u), (1.0, c)):
+        assert torch.equal(classifier_free(lambda x, t: c, lambda x, t: u, scale)(u, u[:, 0]), expected)
+    same = classifier_free(lambda x, t: u, lambda x, t: u, 7.5)
+    assert torch.equal(same(u, u[:, 0]), u), "the null condition does not depend on the scale"
+
+
+def test_ho2022_one_call_at_twice_the_batch_is_the_same():
+    calls = []
+
+    def net(x, t, label):
+        calls.append(len(x))
+        return x * label[:, None] + t[:, None] / 1000
+
+    x, t, labels, null = randn(4, 3), torch.tensor([1.0, 300.0, 700.0, 1000.0]), torch.arange(4), torch.full((4,), 9)
+    guided = classifier_free_batched(net, labels, null, 3.0)(x, t)
+    assert calls == [8]
+    apart = classifier_free(lambda x, t: net(x, t, labels), lambda x, t: net(x, t, null), 3.0)(x, t)
+    close(guided, apart)
+    text = randn(4, 2, 5)  # conditions of any shape
+
+    def reads(x, t, text):
+        return x + text.sum((1, 2))[:, None]
+
+    close(classifier_free_batched(reads, text, 0 * text, 2.0)(x, t), x + 2 * text.sum((1, 2))[:, None])
+
+
+def test_guidance_within_an_interval_of_noise():
+    asked = []
+    guided = lambda x, t: asked.append(float(t[0])) or 2 * x  # noqa: E731
+    limited = within(guided, lambda x, t: x, LINEAR, 0.5, 5.0)
+    x = randn(3, 2)
+    for t in (1, 100, 200, 500, 700, 1000):
+        scale, std = LINEAR(t)
+        inside = 0.5 <= std / scale <= 5
+        close(limited(x, torch.full((3,), float(t))), (2 if inside else 1) * x)
+    assert asked == [200.0, 500.0]  # std / scale = 0.72 and 3.4; at 100 and 700 it is 0.34 and 11.9
+
+
+def test_the_outermost_function_has_the_last_word():
+    cond, uncond = gaussian_eps(0.9, 0.01, LINEAR), gaussian_eps(-0.2, 0.2, LINEAR)
+    x, t = noisy(), T
+    outside = implied_x0(clip_x0(classifier_free(cond, uncond, 5.0), LINEAR), x, t)
+    inside = implied_x0(classifier_free(clip_x0(cond, LINEAR), clip_x0(uncond, LINEAR), 5.0), x, t)
+    assert float(outside.abs().max()) < 1 + 1e-9 < 1.5 < float(inside.abs().max())
