@@ -202,7 +202,7 @@ def overhead() -> Iterator[str]:
             ("F-PNDM", f_pndm, PNDMScheduler(skip_prk_steps=False)),
         ):
             pair = [partial(run_ours, sampler, x, steps), partial(run_theirs, scheduler, x, steps)]
-            clocked = [[clock(run) for run in pair] for _ in range(21)][1:]
+            clocked = [[clock(run) for run in pair] for _ in range(61)][1:]
             ours, theirs = (1e6 * statistics.median(column) for column in zip(*clocked, strict=True))
             rows.append([name, str(shape), f"{ours:.0f}", f"{theirs:.0f}", f"{ours / theirs:.2f}"])
     yield table(["sampler", "shape", "here, µs a call", "diffusers, µs a call", "ratio"], rows)
@@ -259,13 +259,14 @@ estimate of x_0 by 20. From std / scale = 40 on one of them has the least RMS in
 2,000 latents with balanced labels, unguided; features of the small classifier `mnist-recogniser`; 2,000 test images on
 the other side, as many of each label. Errors from 200 bootstrap draws of latents, the same for all rows. The third
 column is an interval of two standard errors: it contains 0 where a row matches DDIM's 1,000 steps, and lies above 0
-where it is better. The ODE's methods start at std / scale = 40 unless said otherwise.
+where it is better. The ODE's methods start at std / scale = 40, t = 984, as if x_T were x there, and all share that
+start's fault: x there has a mean. `DDIM to 40` gets there from T by one step of DDIM (`ddim_first`).
 
 {mnist}
 
 ## Time of a step
 
-The network does nothing; one state with its estimate of x_0 is made at each call. Medians of 20 runs.
+The network does nothing; one state with its estimate of x_0 is made at each call. Medians of 60 runs.
 
 {overhead}
 """

@@ -7,7 +7,7 @@ samples are drawn together, nor on the device.
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -290,12 +290,13 @@ def _multistep(
     past: list[Tensor] = []  # the latest first
     # Cast once, not at every step.
     cast = [(expand(scale, x), expand(std, x)) for scale, std in levels]
+    known = dict(zip(times, cast, strict=True))
     weights = {n: [expand(weight, x) for weight in row] for n, row in ADAMS_BASHFORTH.items()}
     for i, (t, s, now, then) in enumerate(zip(times, times[1:], cast, cast[1:], strict=False)):
         eps = _ask(eps_fn, x, t)
         past = [eps, *past[: order - 1]]
         if i < starts:
-            eps = start(partial(_probe, eps_fn, schedule, x, now), eps, t, s)
+            eps = start(partial(_probe, eps_fn, schedule, known, x, now), eps, t, s)
         else:
             eps = _weighted(weights[len(past)], past)
         x0 = x0_from_eps(x, eps, now)
@@ -303,9 +304,18 @@ def _multistep(
         yield State(s, x, x0)
 
 
-def _probe(eps_fn: EpsFn, schedule: Schedule, x: Tensor, now: AnyLevel, eps: Tensor, s: float) -> Tensor:
+def _probe(
+    eps_fn: EpsFn,
+    schedule: Schedule,
+    known: Mapping[float, AnyLevel],
+    x: Tensor,
+    now: AnyLevel,
+    eps: Tensor,
+    s: float,
+) -> Tensor:
     """The network's eps where DDIM's step along `eps` leads; arriving at data it is asked at the first noisy time."""
-    ahead = q_sample(x0_from_eps(x, eps, now), eps, schedule(s))
+    then = known[s] if s in known else schedule(s)
+    ahead = q_sample(x0_from_eps(x, eps, now), eps, then)
     return _ask(eps_fn, ahead, max(s, schedule.first))
 
 
@@ -408,7 +418,7 @@ def _ask(eps_fn: EpsFn, x: Tensor, t: float) -> Tensor:
 
 def _batch(t: float, x: Tensor) -> Tensor:
     # At least float32: half precision cannot tell t = 999 from 1000.
-    return torch.full(x.shape[:1], float(t), dtype=torch.promote_types(x.dtype, torch.float32), device=x.device)
+    return x.new_full(x.shape[:1], t, dtype=torch.promote_types(x.dtype, torch.float32))
 
 
 def _check(schedule: Schedule, x: Tensor, times: Sequence[float], rising: bool = False) -> tuple[list[float], Levels]:
