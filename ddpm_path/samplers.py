@@ -289,7 +289,8 @@ def _multistep(
     """DDIM's steps along a better slope than the eps at t: `start`'s at first, then a mean of the last `order` eps."""
     past: list[Tensor] = []  # the latest first
     # Cast once, not at every step.
-    cast = [(expand(scale, x), expand(std, x)) for scale, std in levels]
+    scales, stds = torch.tensor(levels, dtype=x.dtype, device=x.device).T
+    cast = list(zip(scales.unbind(), stds.unbind(), strict=True))
     known = dict(zip(times, cast, strict=True))
     weights = {n: [expand(weight, x) for weight in row] for n, row in ADAMS_BASHFORTH.items()}
     for i, (t, s, now, then) in enumerate(zip(times, times[1:], cast, cast[1:], strict=False)):
