@@ -570,13 +570,13 @@ CLAIMS: tuple[Claim, ...] = (
         "pndm-mnist",
         "15_pndm",
         "50 steps of F-PNDM draw as well as 1,000 of DDIM [Liu 2022, abstract]",
-        "Model: `mnist` of the zoo, balanced labels, no clipping. F-PNDM: one step of DDIM from T to where std / scale "
-        "= 40, then 49 steps (`ddim_first`); DDIM from T. The large table (benchmarks/samplers.md): 2,000 latents "
-        "(seed 0), Frechet distance to 2,000 test images. The notebook, in its time: 60 latents (seed 0), DDIM in 250 "
-        "steps instead, and the kernel distance to 2,000 test images, since 60 are too few for Frechet. Difference: "
-        "DDIM's distance - F-PNDM's, on the recogniser's features; its standard error s from 200 bootstrap draws of latents, "
-        "the same for both. Margin: the upper end of the interval, difference + 2 s, so that it holds unless F-PNDM is "
-        "clearly worse; standard error 0, since the interval is in the margin.",
+        "Model: `mnist` of the zoo, balanced labels, no clipping. F-PNDM: one step of DDIM from T to where std / "
+        "scale = 40, then 49 steps (`ddim_first`); DDIM from T. The large table (benchmarks/samplers.md): 2,000 "
+        "latents (seed 0), Frechet distance to 2,000 test images. The notebook, in its time: 60 latents (seed 0), "
+        "DDIM in 250 steps instead, and the kernel distance to 2,000 test images, since 60 are too few for Frechet. "
+        "Difference: DDIM's distance - F-PNDM's, on the recogniser's features; its standard error s from 200 "
+        "bootstrap draws of latents, the same for both. Margin: the upper end of the interval, difference + 2 s, so "
+        "that it holds unless F-PNDM is clearly worse; standard error 0, since the interval is in the margin.",
         State.HOLDS,
         "The large table decides: Frechet 1.70 against 1.72 of DDIM in 1,000 steps, difference -0.00 to +0.03. The "
         "first protocol started F-PNDM at std / scale = 40 with x_T itself, and did not hold: 1.91, difference -0.36 "
