@@ -150,7 +150,7 @@ claims.measure("pndm-order", 0.1 - max(abs(orders["t", name] - 2) for name in ("
 # %%
 z = isotropic_mixture([1.0], [[0.0]], std=1.0).quantile((torch.arange(2000).double()[:, None] + 0.5) / 2000, (1, 0))
 latents, labels = samplers.start_noise(60, (1, 28, 28), seed(0)), metrics.balanced_labels(60, 10)
-x8, net8, late = latents[:8], partial(net, label=labels[:8]), round(float(cosine.time_at(40)))
+x6, net6, late = latents[:6], partial(net, label=labels[:6]), round(float(cosine.time_at(40)))
 
 
 def end(name, calls, eps_fn, schedule, x, start):
@@ -168,8 +168,8 @@ for start in (1000, late):
     print(f"from t = {start}: 19 steps, the first from std / scale = {high:,.0f} to {low:.0f}. RMS after 20 calls:")
     print("  ", *(f"{name} {error(name, 20, cosine, start):.2g}" for name in solvers), sep="  ")
 rows = {f"{name}, t = {start}": (name, start) for start in (1000, late) for name in ("DDIM", "PLMS", "F-PNDM")}
-drawn = [end(name, 20, net8, cosine, x8, start) for name, start in tqdm(rows.values())]
-plots.show(plots.grid(torch.cat(drawn), 8, rows=tuple(rows)), "Digits in six rows: PLMS and F-PNDM from T in snow.")
+drawn = [end(name, 20, net6, cosine, x6, start) for name, start in tqdm(rows.values())]
+plots.show(plots.grid(torch.cat(drawn), 6, rows=tuple(rows)), "Digits in six rows: PLMS and F-PNDM from T in snow.")
 
 # %% [markdown]
 # **You should see** $T$ spoil all but DDIM. The first step is 20,000 long. DDIM's slope is taken at its noisy end,
@@ -180,18 +180,18 @@ plots.show(plots.grid(torch.cat(drawn), 8, rows=tuple(rows)), "Digits in six row
 # ## Error against calls
 #
 # All start there. DDPM's noise leads anywhere, so it is judged by its distribution only, on the left. For the
-# network: eight latents, and as truth PLMS in 150 calls, most of them near data.
+# network: six latents, and as truth PLMS in 150 calls, most of them near data.
 #
 # *Predict:* who wins at 12 calls? At 96?
 
 # %%
 panels = {"exact: Wasserstein from the data": {}, "exact: RMS from the ODE's end": {}, "MNIST: RMS from converged": {}}
 in_law, exact, mnist = panels.values()
-budget, truth = (12, 24, 48, 96), last(samplers.plms(net8, cosine, x8, quadratic_times(late, 149)))
+budget, truth = (12, 24, 48, 96), last(samplers.plms(net6, cosine, x6, quadratic_times(late, 149)))
 for name in tqdm(solvers):
     exact[name] = {n: error(name, n, cosine, late) for n in budget}
     in_law[name] = {n: metrics.wasserstein(end(name, n, world.eps_fn(cosine), cosine, z, late), world) for n in budget}
-    mnist[name] = {n: (end(name, n, net8, cosine, x8, late) - truth).square().mean().sqrt() for n in budget}
+    mnist[name] = {n: (end(name, n, net6, cosine, x6, late) - truth).square().mean().sqrt() for n in budget}
 ddpm = partial(samplers.ancestral, world.eps_fn(cosine), cosine, z)
 in_law["DDPM"] = {n: metrics.wasserstein(last(ddpm(uniform_times(late, n), generator=seed(2))), world) for n in budget}
 figure = plots.errors_by_calls(panels)
