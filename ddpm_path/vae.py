@@ -65,7 +65,7 @@ def reparameterise(posterior: Posterior, eps: Tensor) -> Tensor:
 def kl_to_prior(posterior: Posterior) -> Tensor:
     """KL(q(z | x) || N(0, I)) of each latent dimension, (B, J), in nats [Kingma 2013, app. B]."""
     mean, logvar = posterior
-    return 0.5 * (mean**2 + logvar.exp() - 1 - logvar)
+    return 0.5 * (mean**2 + logvar.exp() - 1 - logvar)  # `gaussian.kl` would take the log of an exp that underflows
 
 
 def reconstruction(log_likelihood: LogLikelihood, x: Tensor, posterior: Posterior, eps: Tensor) -> Tensor:
