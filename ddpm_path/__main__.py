@@ -105,7 +105,7 @@ def listing() -> str:
 
 def _states(notebook: str) -> list[str]:
     """How many claims of a notebook are in which state: ['2 hold', '1 fail']."""
-    from ddpm_path.lab.roadmap import State, claims_of
+    from ddpm_path.lab.record import State, claims_of
 
     words = {State.HOLDS: "hold", State.UNDECIDED: "undecided", State.FAILS: "fail", None: "to measure"}
     recorded = [claim.recorded for claim in claims_of(notebook)]

@@ -10,7 +10,7 @@ import torch
 
 from ddpm_path.lab import claims
 from ddpm_path.lab.claims import Measurement
-from ddpm_path.lab.roadmap import Claim, State
+from ddpm_path.lab.record import Claim, State
 
 HOLDS, UNDECIDED, FAILS = State.HOLDS, State.UNDECIDED, State.FAILS
 

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from ddpm_path import samplers
 from ddpm_path.__main__ import listing, main
-from ddpm_path.lab import metrics, plots, roadmap, runner, train, zoo
+from ddpm_path.lab import metrics, plots, record, roadmap, runner, train, zoo
+from ddpm_path.lab.record import Claim, State
 from ddpm_path.schedule import Discrete, leading_times, linear_betas, quadratic_times, ratio_times, uniform_times
 
 Capture = pytest.CaptureFixture[str]
@@ -81,12 +82,12 @@ def test_list_tells_built_from_open(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     stop = roadmap.Stop("1 Step", "A stop", (roadmap.Paper("A 2020", "T", "2001.00001"),), ("01_a",))
     later = roadmap.Stop("1 Step", "Later", (roadmap.Paper("B 2021", "U", None),), ("02_b",))
     known = (
-        roadmap.Claim("x", "01_a", "", "", roadmap.State.HOLDS, "r"),
-        roadmap.Claim("y", "01_a", "", "", roadmap.State.FAILS, "r"),
-        roadmap.Claim("z", "02_b", "", ""),
+        Claim("x", "01_a", "", "", State.HOLDS, "r"),
+        Claim("y", "01_a", "", "", State.FAILS, "r"),
+        Claim("z", "02_b", "", ""),
     )
     monkeypatch.setattr(roadmap, "STOPS", (stop, later))
-    monkeypatch.setattr(roadmap, "CLAIMS", known)
+    monkeypatch.setattr(record, "CLAIMS", known)
     monkeypatch.setattr(roadmap, "notebooks_folder", lambda: tmp_path)
     assert "built" not in listing(), "its notebook is not written"
     (tmp_path / "01_a.ipynb").touch()

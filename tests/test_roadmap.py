@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from ddpm_path.lab import claims, roadmap
+from ddpm_path.lab import claims, record, roadmap
 from ddpm_path.lab.errors import unknown
-from ddpm_path.lab.roadmap import CLAIMS, STOPS, State
+from ddpm_path.lab.record import CLAIMS, Claim, State
+from ddpm_path.lab.roadmap import STOPS
 
 NOTEBOOKS = [notebook for stop in STOPS for notebook in stop.notebooks]
 
@@ -68,9 +69,9 @@ def test_written_notebooks_have_recorded_claims_and_modules() -> None:
     written = {path.stem for path in roadmap.notebooks_folder().glob("[0-9]*.ipynb")} - {"00_roadmap"}
     assert written <= set(NOTEBOOKS)
     for notebook in written:
-        assert roadmap.claims_of(notebook), f"{notebook} measures no claim"
-        for claim in roadmap.claims_of(notebook):
-            assert claim.recorded is not None, f"{claim.key} has been measured: record it in roadmap.py"
+        assert record.claims_of(notebook), f"{notebook} measures no claim"
+        for claim in record.claims_of(notebook):
+            assert claim.recorded is not None, f"{claim.key} has been measured: record it in lab/record"
         for stop in roadmap.stops_of(notebook):
             for module in stop.modules:
                 importlib.import_module(f"ddpm_path.{module}")
@@ -78,13 +79,13 @@ def test_written_notebooks_have_recorded_claims_and_modules() -> None:
 
 def test_a_stop_is_built_when_all_of_it_stands(monkeypatch: pytest.MonkeyPatch) -> None:
     stop = roadmap.Stop("1", "A stop", (), ("01_a", "02_b"))
-    claim = roadmap.Claim("a", "01_a", "", "", State.FAILS, "")
-    monkeypatch.setattr(roadmap, "CLAIMS", (claim,))
+    claim = Claim("a", "01_a", "", "", State.FAILS, "")
+    monkeypatch.setattr(record, "CLAIMS", (claim,))
     assert roadmap.is_built(stop, {"01_a", "02_b"}), "a claim that does not hold is measured all the same"
     assert not roadmap.is_built(stop, {"01_a"})
-    monkeypatch.setattr(roadmap, "CLAIMS", (claim, roadmap.Claim("b", "02_b", "", "")))
+    monkeypatch.setattr(record, "CLAIMS", (claim, Claim("b", "02_b", "", "")))
     assert not roadmap.is_built(stop, {"01_a", "02_b"}), "a claim without a record"
-    monkeypatch.setattr(roadmap, "CLAIMS", ())
+    monkeypatch.setattr(record, "CLAIMS", ())
     assert not roadmap.is_built(stop, {"01_a", "02_b"}), "no claims"
 
 

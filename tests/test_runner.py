@@ -8,9 +8,9 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from ddpm_path.lab import claims, roadmap, runner
+from ddpm_path.lab import claims, record, runner
 from ddpm_path.lab.claims import Measurement
-from ddpm_path.lab.roadmap import Claim, State
+from ddpm_path.lab.record import Claim, State
 from ddpm_path.lab.runner import Failure, Ran
 
 Capture = pytest.CaptureFixture[str]
@@ -112,11 +112,11 @@ def test_contradicted_and_missing_measurements_fail_the_run(
 
     # The same number under another record: the kernel keeps the package's own table, the verdict is made here.
     negative = Claim("ddpm-prior", "03_ddpm_forward", "A claim", "A protocol", State.FAILS, "So it is")
-    monkeypatch.setattr(roadmap, "CLAIMS", (negative,))
+    monkeypatch.setattr(record, "CLAIMS", (negative,))
     assert runner.run(["03"], tmp_path, tmp_path / "out") == 0, "an honest negative repeats"
 
     unmeasured = Claim("other", "03_ddpm_forward", "A claim", "A protocol", State.HOLDS, "So it is")
-    monkeypatch.setattr(roadmap, "CLAIMS", (negative, unmeasured))
+    monkeypatch.setattr(record, "CLAIMS", (negative, unmeasured))
     capsys.readouterr()
     assert runner.run(["03"], tmp_path, tmp_path / "out") == 1
     assert "NOT MEASURED: other, a claim of 03_ddpm_forward" in capsys.readouterr().out
@@ -202,7 +202,7 @@ def test_index_escapes_and_colours(monkeypatch: pytest.MonkeyPatch) -> None:
         Claim("bad", "03_ddpm_forward", "c", "", State.FAILS, ""),
         Claim("negative", "03_ddpm_forward", "d", "", State.FAILS, ""),
     )
-    monkeypatch.setattr(roadmap, "CLAIMS", known)
+    monkeypatch.setattr(record, "CLAIMS", known)
     measured = {
         "good": Measurement("good", 1.0, 0.1),
         "bad": Measurement("bad", 1.0, 0.1),

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from ddpm_path.lab import roadmap
+from ddpm_path.lab import record
 from ddpm_path.lab.errors import unknown
-from ddpm_path.lab.roadmap import Claim, State
+from ddpm_path.lab.record import Claim, State
 
 FOLDER = "DDPM_PATH_CLAIMS"
 """The environment variable that names the folder where measurements are left for the runner."""
@@ -57,10 +57,10 @@ def measure(key: str, margin: float, error: float, detail: str = "") -> None:
 
 def find(key: str) -> Claim:
     """The roadmap's claim of this key; ValueError with the nearest match if there is none."""
-    for claim in roadmap.CLAIMS:
+    for claim in record.CLAIMS:
         if claim.key == key:
             return claim
-    raise unknown("claim", key, (claim.key for claim in roadmap.CLAIMS))
+    raise unknown("claim", key, (claim.key for claim in record.CLAIMS))
 
 
 def collect(folder: Path) -> dict[str, Measurement]:

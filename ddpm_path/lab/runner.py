@@ -23,6 +23,7 @@ from nbformat import NotebookNode
 from ddpm_path.lab import claims, roadmap
 from ddpm_path.lab.claims import Measurement
 from ddpm_path.lab.errors import unknown
+from ddpm_path.lab.record import Claim, State, claims_of
 
 CELL_TIMEOUT = 1800  # seconds; no cell of the path should come near
 ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
@@ -314,19 +315,19 @@ def _card(ran: Ran, measurements: Mapping[str, Measurement]) -> str:
         lines.append(
             f'<p class="bad">Failed at {html.escape(_place(ran.failure))}: {html.escape(ran.failure.error)}</p>'
         )
-    items = "".join(_item(claim, measurements.get(claim.key)) for claim in roadmap.claims_of(ran.name))
+    items = "".join(_item(claim, measurements.get(claim.key)) for claim in claims_of(ran.name))
     if items:
         lines.append(f"<ul>{items}</ul>")
     return "\n".join([*lines, "</article>"])
 
 
-def _item(claim: roadmap.Claim, measured: Measurement | None) -> str:
+def _item(claim: Claim, measured: Measurement | None) -> str:
     statement = html.escape(claim.statement)
     if measured is None:
         return f'<li>{statement}: <strong class="bad">not measured</strong></li>'
     state = claims.state_of(measured.margin, measured.error)
     bad = claims.failed(claim, measured)
-    colour = "bad" if bad else "good" if state == roadmap.State.HOLDS else "open"
+    colour = "bad" if bad else "good" if state == State.HOLDS else "open"
     number = f"{measured.margin:+.3g} ± {measured.error:.2g}"
     return (
         f'<li>{statement}: <strong class="{colour}">{state.value}</strong> '
@@ -344,7 +345,7 @@ def _duration(seconds: float) -> str:
 
 def _report(done: Sequence[Ran], measurements: Mapping[str, Measurement], out: Path) -> int:
     """Print how the run went, and answer its exit status."""
-    of_this_run = [claim for ran in done for claim in roadmap.claims_of(ran.name)]
+    of_this_run = [claim for ran in done for claim in claims_of(ran.name)]
     broken = [(ran.name, ran.failure) for ran in done if ran.failure]
     wrong = [claim for claim in of_this_run if claims.failed(claim, measurements.get(claim.key))]
     if of_this_run:
