@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from ddpm_path.losses import EPS, X0, Prediction, V
+from ddpm_path.gaussian import fixed_large
+from ddpm_path.losses import EPS, X0, Loss, Prediction, V, bound_loss, simple
 from ddpm_path.schedule import Discrete, cosine_betas, linear_betas, scaled_linear_betas
 from ddpm_path.unet import UNet
 
@@ -15,13 +16,14 @@ BETAS: dict[str, Callable[[int], Tensor]] = {
     "cosine": cosine_betas,
 }
 PREDICTIONS: dict[str, Prediction] = {"eps": EPS, "x0": X0, "v": V}
+LOSSES: dict[str, Loss] = {"simple": simple, "bound": bound_loss(fixed_large)}
 
 
 @dataclass(frozen=True)
 class Recipe:
     """All that makes a diffusion model, as plain values that its card repeats.
 
-    data: a name of `datasets.DATASETS`; net: the arguments of `UNet`; betas and prediction: names of the tables
+    data: a name of `datasets.DATASETS`; net: the arguments of `UNet`; betas, prediction and loss: names of the tables
     above. lr rises over `warmup` steps and falls to 0 on a half cosine, and does so once more from step `restart` on,
     if that is not 0 [Loshchilov & Hutter 2017]; `label_dropout` is the share of examples that train the null label;
     `ema` is the largest decay of the moving average.
@@ -33,6 +35,7 @@ class Recipe:
     betas: str = "cosine"
     T: int = 1000
     prediction: str = "v"
+    loss: str = "simple"
     batch: int = 64
     lr: float = 2e-3
     warmup: int = 100
@@ -71,10 +74,28 @@ SMALL: dict[str, int | float | list[int]] = {
     "head_width": 48,
 }
 
+TINY: dict[str, int | float | list[int]] = {
+    "channels": 1,
+    "classes": 0,
+    "patch": 2,
+    "widths": [24, 40],
+    "attention": [1],
+    "head_width": 40,
+}
+
+
+def _compared(betas: str, loss: str, seed: int) -> Recipe:
+    """One of the small models without labels that differ in a single choice, to see what it buys."""
+    return Recipe("digits", TINY, steps=800, betas=betas, prediction="eps", loss=loss, seed=seed)
+
+
 RECIPES: dict[str, Recipe] = {
     "digits": Recipe("digits", SMALL, steps=3000),
     "digits-live": Recipe("digits", SMALL, steps=1000),
     "mnist": Recipe("mnist", SMALL, steps=9000, restart=6000),
+    **{f"compare-linear-simple-{seed}": _compared("linear", "simple", seed) for seed in range(3)},
+    **{f"compare-linear-bound-{seed}": _compared("linear", "bound", seed) for seed in range(3)},
+    **{f"compare-cosine-simple-{seed}": _compared("cosine", "simple", seed) for seed in range(3)},
 }
 RECOGNISERS: dict[str, RecogniserRecipe] = {
     "digits-recogniser": RecogniserRecipe("digits", epochs=30),

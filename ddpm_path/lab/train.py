@@ -22,7 +22,7 @@ from ddpm_path.lab.datasets import DATASETS, Images, check_images
 from ddpm_path.lab.errors import unknown
 from ddpm_path.lab.files import replacing
 from ddpm_path.lab.recipes import Recipe
-from ddpm_path.losses import Network, as_eps, simple
+from ddpm_path.losses import Network, as_eps
 from ddpm_path.schedule import Discrete, uniform_times
 from ddpm_path.unet import UNet
 
@@ -68,6 +68,7 @@ def train(recipe: Recipe, data: Images, folder: Path | None = None, save_every: 
         folder.mkdir(parents=True, exist_ok=True)
         log = _resume(folder, recipe, net, ema, optimiser)
     schedule, prediction = recipe.schedule(), recipes.PREDICTIONS[recipe.prediction]
+    objective = recipes.LOSSES[recipe.loss]
     images, labels = data.train.to(device), data.train_labels.to(device)
 
     first, earlier, began = len(log), log[-1].seconds if log else 0.0, time.perf_counter()
@@ -86,7 +87,7 @@ def train(recipe: Recipe, data: Images, folder: Path | None = None, save_every: 
             lr = learning_rate(step, recipe)
             for group in optimiser.param_groups:
                 group["lr"] = lr
-            loss = simple(partial(net, label=label), prediction, schedule, images[at], t, eps).mean()
+            loss = objective(partial(net, label=label), prediction, schedule, images[at], t, eps).mean()
             optimiser.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             grad_norm = torch.nn.utils.clip_grad_norm_(net.parameters(), recipe.clip)
