@@ -86,7 +86,7 @@ TINY: dict[str, int | float | list[int]] = {
 
 def _compared(betas: str, loss: str, seed: int) -> Recipe:
     """One of the small models without labels that differ in a single choice, to see what it buys."""
-    return Recipe("digits", TINY, steps=800, betas=betas, prediction="eps", loss=loss, seed=seed)
+    return Recipe("digits", TINY, steps=600, betas=betas, prediction="eps", loss=loss, seed=seed)
 
 
 RECIPES: dict[str, Recipe] = {
