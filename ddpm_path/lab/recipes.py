@@ -1,11 +1,12 @@
 """Every shipped model's hyper-parameters, in one place."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
-from ddpm_path.losses import EPS, X0, Prediction, V
+from ddpm_path.gaussian import fixed_large, two_answers
+from ddpm_path.losses import EPS, X0, Loss, Network, Prediction, V, as_eps, bound_loss, hybrid, learned_bound, simple
 from ddpm_path.schedule import Discrete, cosine_betas, linear_betas, scaled_linear_betas
 from ddpm_path.unet import UNet
 
@@ -15,16 +16,22 @@ BETAS: dict[str, Callable[[int], Tensor]] = {
     "cosine": cosine_betas,
 }
 PREDICTIONS: dict[str, Prediction] = {"eps": EPS, "x0": X0, "v": V}
+LOSSES: dict[str, Loss] = {
+    "simple": simple,
+    "bound": bound_loss(fixed_large),
+    "hybrid": hybrid,
+    "learned-bound": learned_bound,
+}
 
 
 @dataclass(frozen=True)
 class Recipe:
     """All that makes a diffusion model, as plain values that its card repeats.
 
-    data: a name of `datasets.DATASETS`; net: the arguments of `UNet`; betas and prediction: names of the tables
+    data: a name of `datasets.DATASETS`; net: the arguments of `UNet`; betas, prediction and loss: names of the tables
     above. lr rises over `warmup` steps and falls to 0 on a half cosine, and does so once more from step `restart` on,
-    if that is not 0 [Loshchilov & Hutter 2017]; `label_dropout` is the share of examples that train the null label;
-    `ema` is the largest decay of the moving average.
+    if that is not 0 [Loshchilov & Hutter 2017]; with `importance` times are drawn by `LossHistory`; `label_dropout`
+    is the share of examples that train the null label; `ema` is the largest decay of the moving average.
     """
 
     data: str
@@ -33,6 +40,8 @@ class Recipe:
     betas: str = "cosine"
     T: int = 1000
     prediction: str = "v"
+    loss: str = "simple"
+    importance: bool = False
     batch: int = 64
     lr: float = 2e-3
     warmup: int = 100
@@ -50,6 +59,22 @@ class Recipe:
     def network(self) -> UNet:
         """A fresh network, its weights drawn from torch's default generator."""
         return UNet(**self.net)  # type: ignore[arg-type]
+
+    @property
+    def learned(self) -> bool:
+        """Whether its network answers twice the channels: its own prediction, and a variance."""
+        return self.net.get("out_channels") == 2 * self.net["channels"]
+
+    def as_eps(self, net: Network) -> Network:
+        """The noise predictor in its network; a learned variance is left out."""
+        return as_eps(_first_half(net) if self.learned else net, PREDICTIONS[self.prediction], self.schedule())
+
+
+def _first_half(net: Network) -> Network:
+    def first(x: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
+        return two_answers(net(x, t, label), x)[0]
+
+    return first
 
 
 @dataclass(frozen=True)
@@ -71,10 +96,38 @@ SMALL: dict[str, int | float | list[int]] = {
     "head_width": 48,
 }
 
+TINY: dict[str, int | float | list[int]] = {
+    "channels": 1,
+    "classes": 0,
+    "patch": 2,
+    "widths": [24, 40],
+    "attention": [1],
+    "head_width": 40,
+}
+
+
+def _compared(betas: str, loss: str, seed: int) -> Recipe:
+    """One of the small models without labels that differ in a single choice, to see what it buys."""
+    return Recipe("digits", TINY, steps=600, betas=betas, prediction="eps", loss=loss, seed=seed)
+
+
+def _learning(recipe: Recipe, loss: str, importance: bool = False) -> Recipe:
+    """The same, but its network answers a variance, too."""
+    return replace(recipe, net=recipe.net | {"out_channels": 2}, loss=loss, importance=importance)
+
+
 RECIPES: dict[str, Recipe] = {
     "digits": Recipe("digits", SMALL, steps=3000),
     "digits-live": Recipe("digits", SMALL, steps=1000),
     "mnist": Recipe("mnist", SMALL, steps=9000, restart=6000),
+    **{f"compare-linear-simple-{seed}": _compared("linear", "simple", seed) for seed in range(3)},
+    **{f"compare-linear-bound-{seed}": _compared("linear", "bound", seed) for seed in range(3)},
+    **{f"compare-cosine-simple-{seed}": _compared("cosine", "simple", seed) for seed in range(3)},
+    **{f"compare-cosine-hybrid-{seed}": _learning(_compared("cosine", "simple", seed), "hybrid") for seed in range(3)},
+    **{
+        f"compare-cosine-vlb-{seed}": _learning(_compared("cosine", "simple", seed), "learned-bound", importance=True)
+        for seed in range(3)
+    },
 }
 RECOGNISERS: dict[str, RecogniserRecipe] = {
     "digits-recogniser": RecogniserRecipe("digits", epochs=30),

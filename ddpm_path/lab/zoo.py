@@ -15,7 +15,7 @@ from ddpm_path.lab.errors import unknown
 from ddpm_path.lab.files import replacing
 from ddpm_path.lab.metrics import Recogniser
 from ddpm_path.lab.recipes import PREDICTIONS, Recipe
-from ddpm_path.losses import Network, as_eps
+from ddpm_path.losses import Network, as_learned
 from ddpm_path.schedule import Discrete
 from ddpm_path.unet import UNet
 
@@ -58,8 +58,20 @@ def load(name: str, folder: Path = ZOO) -> tuple[Network, Discrete]:
     """
     net, content = load_network(name, folder)
     recipe = Recipe(**content["recipe"])
+    return recipe.as_eps(net), recipe.schedule()
+
+
+def load_learned(name: str, folder: Path = ZOO) -> tuple[Network, Discrete]:
+    """A network that learned its variance, net(x, t, label=None) -> (eps, o) in twice the channels, and its schedule.
+
+    For `ancestral_learned` and `learned_reverse`; `load` answers its eps alone. ValueError also for a model without.
+    """
+    net, content = load_network(name, folder)
+    recipe = Recipe(**content["recipe"])
+    if not recipe.learned:
+        raise ValueError(f"{name!r} learned no variance: use load, and `ancestral` with a fixed one")
     schedule = recipe.schedule()
-    return as_eps(net, PREDICTIONS[recipe.prediction], schedule), schedule
+    return as_learned(net, PREDICTIONS[recipe.prediction], schedule), schedule
 
 
 def load_recogniser(name: str, folder: Path = ZOO) -> Recogniser:
