@@ -2,15 +2,32 @@
 
 import itertools
 import math
+from dataclasses import asdict
 
 import diffusers.schedulers.scheduling_ddpm as theirs
 import pytest
 import torch
 from helpers import COSINE, LINEAR, close, gaussian_eps, rand, randn, seeded
 
-from ddpm_path.gaussian import fixed_large, fixed_small, learned_variance, posterior, two_answers
+from ddpm_path.gaussian import fixed_large, fixed_small, learned_variance, posterior, q_sample, two_answers
 from ddpm_path.guidance import classifier_free, classifier_shift, clip_x0, eps_part, on_eps, within
-from ddpm_path.losses import LossHistory, importance, weighted_times
+from ddpm_path.lab import train, zoo
+from ddpm_path.lab.datasets import digits
+from ddpm_path.lab.recipes import Recipe
+from ddpm_path.losses import (
+    EPS,
+    X0,
+    LossHistory,
+    V,
+    bound_term,
+    fixed_variance,
+    hybrid,
+    importance,
+    learned_bound,
+    learned_reverse,
+    simple,
+    weighted_times,
+)
 from ddpm_path.samplers import ancestral, ancestral_learned, ddim, last, noise_source
 from ddpm_path.schedule import Discrete, cosine_betas, uniform_times
 
@@ -34,6 +51,14 @@ def with_variance(eps_fn, o):
 def wavy(x, t):
     """An answer for the variance that differs from pixel to pixel and leaves [-1, 1] here and there."""
     return 1.2 * torch.sin(3 * x + 0.01 * t.view(-1, *[1] * (x.ndim - 1)))
+
+
+def best_o(var, now, then):
+    """The answer at which `learned_variance` is the best variance for Gaussian data, beta~ + c^2 Var(x_0 | x_t)."""
+    on_x0 = posterior(torch.ones(1, 1).double(), torch.zeros(1, 1).double(), now, then)[0]
+    best = fixed_small(now, then) + float(on_x0) ** 2 * var * now[1] ** 2 / (now[0] ** 2 * var + now[1] ** 2)
+    low, high = fixed_small(now, then).log(), fixed_large(now, then).log()
+    return float(2 * (best.log() - low) / (high - low) - 1)
 
 
 # --- the variance
@@ -153,11 +178,8 @@ def test_nichol2021_the_optimal_variance_keeps_gaussian_data_exactly_in_few_step
     eps_fn = gaussian_eps(0.7, var, LINEAR)
 
     def net(x, t):
-        now, then = LINEAR(t[0]), LINEAR(times[times.index(int(t[0])) + 1])
-        known = posterior(torch.ones(1, 1).double(), torch.zeros(1, 1).double(), now, then)[0]  # the factor on x_0
-        optimal = fixed_small(now, then) + float(known) ** 2 * var * now[1] ** 2 / (now[0] ** 2 * var + now[1] ** 2)
-        low, high = fixed_small(now, then).log(), fixed_large(now, then).log()
-        return torch.cat([eps_fn(x, t), torch.full_like(x, float(2 * (optimal.log() - low) / (high - low) - 1))], 1)
+        then = times[times.index(int(t[0])) + 1]
+        return torch.cat([eps_fn(x, t), torch.full_like(x, best_o(var, LINEAR(t[0]), LINEAR(then)))], 1)
 
     scale, std = LINEAR(1000)
     x = scale * (0.7 + var**0.5 * randn(n, 1, seed=3)) + std * randn(n, 1, seed=4)
@@ -279,6 +301,209 @@ def test_eps_part_is_an_ordinary_noise_predictor():
     x, eps_fn = randn(4, 3), gaussian_eps(0.3, 0.5, LINEAR)
     got = last(ddim(eps_part(with_variance(eps_fn, wavy)), LINEAR, x, uniform_times(1000, 9)))
     close(got, last(ddim(eps_fn, LINEAR, x, uniform_times(1000, 9))))
+
+
+# --- the losses
+
+
+def answering(output):
+    """A network that answers this, whatever it is asked."""
+    return lambda x, t, label=None: output
+
+
+def pairs(mu, var):
+    """Four pairs (x0, eps) with the moments of data N(mu, var) and their noise: a quadratic's mean is exact."""
+    signs = torch.tensor([[1, 1], [1, -1], [-1, 1], [-1, -1]], dtype=torch.float64)
+    return mu + math.sqrt(var) * signs[:, :1], signs[:, 1:]
+
+
+def images(n=4):
+    """Random images (n, 2, 3, 3) on the 256 levels, with the noise and the raw answers that go with them."""
+    x0 = (rand(n, 2, 3, 3, seed=1) * 255).round() / 127.5 - 1
+    return x0, randn(n, 2, 3, 3, seed=2), randn(n, 2, 3, 3, seed=3), 2 * rand(n, 2, 3, 3, seed=4) - 1
+
+
+@pytest.mark.parametrize(("o", "variance"), [(-1.0, fixed_small), (1.0, fixed_large)])
+def test_nichol2021_at_the_ends_of_the_range_the_bound_is_ddpms(o, variance):
+    x0, eps, _, _ = images()
+    t, eps_fn = torch.tensor([2.0, 3.0, 500.0, 1000.0]), gaussian_eps(0.3, 0.5, LINEAR)
+    got = bound_term(learned_reverse(with_variance(eps_fn, o), LINEAR), LINEAR, x0, t, t - 1, eps)
+    close(got, bound_term(fixed_variance(eps_fn, LINEAR, variance), LINEAR, x0, t, t - 1, eps), rtol=1e-9)
+
+
+@pytest.mark.parametrize(("times", "second"), [((2, 1, 0), (2, 1)), ((60, 40, 20, 0), (40, 20))])
+def test_nichol2021_code_the_decoders_small_variance_is_the_step_before(times, second):
+    """posterior_log_variance_clipped: beta~ of the second step stands in for the first's 0; beta itself stays."""
+    x, t = randn(3, 1, 2, 2), torch.full((3,), float(times[-2]))
+    for o in (-1.0, 0.4, 1.0):
+        net = with_variance(gaussian_eps(0.3, 0.5, LINEAR), o)
+        _, got = learned_reverse(net, LINEAR, times)(x, t, 0 * t)
+        bar, (upper, lower) = LINEAR.alpha_bar, second
+        low = (1 - bar[lower]) / (1 - bar[upper]) * (1 - bar[upper] / bar[lower])
+        high = 1 - bar[times[-2]]
+        wanted = torch.exp((1 + o) / 2 * high.log() + (1 - o) / 2 * low.log())
+        close(got, torch.full_like(x, float(wanted)), rtol=1e-9)
+    with pytest.raises(ValueError, match="a chain of 1 steps"):
+        learned_reverse(net, LINEAR, (1000, 0))
+
+
+@pytest.mark.parametrize(("t", "s"), [(1000, 999), (300, 299), (2, 1), (1000, 600), (60, 20)])
+def test_nichol2021_eq15_the_best_v_is_where_the_bound_no_longer_falls(t, s):
+    """For Gaussian data and the best mean; and it lies in [-1, 1] where the data's variance is below 1."""
+    (x0, eps), var = pairs(0.7, 0.25), 0.25
+    best = best_o(var, LINEAR(t), LINEAR(s))
+    assert -1 < best < 1
+    o = torch.full((4, 1), best, dtype=torch.float64).requires_grad_()
+    each = [torch.full((4,), float(time), dtype=torch.float64) for time in (t, s)]
+    net = with_variance(gaussian_eps(0.7, var, LINEAR), lambda x, t: o)
+    term = bound_term(learned_reverse(net, LINEAR), LINEAR, x0, *each, eps).mean()
+    (slope,) = torch.autograd.grad(term, o)
+    close(slope.sum(), 0.0, atol=1e-8)  # its parts are as large as log(large / small), 1, say
+    for off in (-0.1, 0.1):
+        other = with_variance(gaussian_eps(0.7, var, LINEAR), best + off)
+        assert bound_term(learned_reverse(other, LINEAR), LINEAR, x0, *each, eps).mean() > term
+
+
+def test_nichol2021_vlb_spelled_out():
+    """T times KL(q(x_{t-1} | x_t, x_0) || N(mu, Sigma)) in bits/dim, written from the papers' formulas."""
+    x0, eps, output, o = images()
+    t, bar = torch.tensor([2, 40, 500, 1000]), COSINE.alpha_bar
+    got = learned_bound(answering(torch.cat([output, o], 1)), EPS, COSINE, x0, t.double(), eps)
+    for i, k in enumerate(t.tolist()):
+        beta, before = 1 - bar[k] / bar[k - 1], bar[k - 1]
+        tilde = (1 - before) / (1 - bar[k]) * beta
+        x = bar[k].sqrt() * x0[i] + (1 - bar[k]).sqrt() * eps[i]
+        mean = (before.sqrt() * beta * x0[i] + (1 - beta).sqrt() * (1 - before) * x) / (1 - bar[k])
+        model = (x - beta / (1 - bar[k]).sqrt() * output[i]) / (1 - beta).sqrt()  # [Ho 2020, eq. 11]
+        v = (o[i] + 1) / 2
+        log_var = v * beta.log() + (1 - v) * tilde.log()
+        nats = 0.5 * (log_var - tilde.log() + (tilde + (mean - model) ** 2) / log_var.exp() - 1)
+        close(got[i], 1000 * nats.mean() / math.log(2), rtol=1e-8)
+
+
+@pytest.mark.parametrize("prediction", [EPS, X0, V], ids=["eps", "x0", "v"])
+def test_nichol2021_eq16_is_simple_and_a_thousandth_of_the_bound(prediction):
+    x0, eps, output, o = images()
+    t = torch.tensor([1.0, 2.0, 500.0, 999.0], dtype=torch.float64)
+    net = answering(torch.cat([output, o], 1))
+    parts = simple(answering(output), prediction, COSINE, x0, t, eps) + 0.001 * learned_bound(
+        net, prediction, COSINE, x0, t, eps
+    )
+    close(hybrid(net, prediction, COSINE, x0, t, eps), parts, rtol=1e-10)
+
+
+@pytest.mark.parametrize("t", [1.0, 2.0, 500.0, 1000.0])
+@pytest.mark.parametrize("prediction", [EPS, X0, V], ids=["eps", "x0", "v"])
+def test_nichol2021_eq16_the_bound_moves_the_variance_and_never_the_mean(prediction, t):
+    """By autograd: the bound's share of the gradient is exactly 0 in the output, and all of it in o."""
+    x0, eps, output, o = images()
+    output.requires_grad_(), o.requires_grad_()
+    times = torch.full((4,), t, dtype=torch.float64)
+    net = answering(torch.cat([output, o], 1))
+    mean_of_hybrid, variance_of_hybrid = torch.autograd.grad(
+        hybrid(net, prediction, COSINE, x0, times, eps).sum(), (output, o)
+    )
+    (of_simple,) = torch.autograd.grad(simple(answering(output), prediction, COSINE, x0, times, eps).sum(), output)
+    of_bound = torch.autograd.grad(learned_bound(net, prediction, COSINE, x0, times, eps).sum(), (output, o))
+    assert torch.equal(mean_of_hybrid, of_simple)
+    assert bool((of_bound[0] != 0).all())  # without the stop it would move
+    # At T both fixed variances are 0.999: the slope is 1e-14 there, and the cancelled parts 1e-16 of 1e-4.
+    close(variance_of_hybrid, 0.001 * of_bound[1], rtol=1e-9, atol=1e-20)
+    assert bool((variance_of_hybrid != 0).all())
+
+
+def test_nichol2021_eq16_asks_the_network_once():
+    x0, eps, output, o = images()
+    seen = []
+
+    def net(x, t):
+        seen.append((x, t))
+        return torch.cat([output, o], 1)
+
+    t = torch.tensor([1.0, 2.0, 500.0, 999.0], dtype=torch.float64)
+    hybrid(net, EPS, COSINE, x0, t, eps)
+    ((x, time),) = seen
+    close(x, q_sample(x0, eps, COSINE(t)))
+    assert torch.equal(time, t)
+
+
+def test_nichol2021_the_terms_of_a_respaced_chain_with_the_best_variance_are_the_entropy():
+    """Sum and prior = entropy + KL(q_T || N(0, I)), in 4 steps, for Gaussian data and a Gaussian's own decoder.
+
+    Learned variances reach it but for the decoder's, which is left out here with what it should cost.
+    """
+    (x0, eps), var, times = pairs(0.7, 0.25), 0.25, [1000, 500, 200, 60]
+    total = torch.tensor(0.0, dtype=torch.float64)
+    for t, s in itertools.pairwise(times):
+        net = with_variance(gaussian_eps(0.7, var, LINEAR), best_o(var, LINEAR(t), LINEAR(s)))
+        each = [torch.full((4,), float(time), dtype=torch.float64) for time in (t, s)]
+        total = total + bound_term(learned_reverse(net, LINEAR), LINEAR, x0, *each, eps).mean() * math.log(2)
+    # What is left: KL(q(x_60 | x_0) || p_60) over the data, and what p_T differs from N(0, 1), in closed form.
+    (scale, std), (far, wide) = LINEAR(60), LINEAR(1000)
+    at_60, at_T = scale**2 * var + std**2, far**2 * var + wide**2
+    mutual = 0.5 * (at_60 / std**2).log() - 0.5 * (at_T / wide**2).log()
+    close(total, mutual, rtol=1e-9)
+
+
+# --- training and the zoo
+
+
+def test_nichol2021_sec33_the_loss_history_survives_a_checkpoint(tmp_path, monkeypatch):
+    """A stopped and resumed run with importance sampling is the run that never stopped, past the uniform beginning."""
+    data = digits(8)
+    recipe = Recipe(
+        "digits",
+        {"channels": 1, "patch": 2, "widths": [8, 8], "head_width": 8, "groups": 4, "out_channels": 2},
+        steps=24,
+        T=8,
+        prediction="eps",
+        loss="learned-bound",
+        importance=True,
+        batch=16,
+        warmup=5,
+    )
+    monkeypatch.setattr(train, "_picture", lambda *arguments: None)
+    drawn, probabilities = [], LossHistory.probabilities
+
+    def spy(history):
+        drawn.append(probabilities(history))
+        return drawn[-1]
+
+    monkeypatch.setattr(LossHistory, "probabilities", spy)
+    straight = train.train(recipe, data)
+    assert len({float(p.max()) for p in drawn[:5]}) == 1 and float(drawn[-1].max()) > 1.05 / 8  # uniform, then not
+    save = train._save
+
+    def save_and_stop(*arguments):
+        save(*arguments)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "_save", save_and_stop)
+        with pytest.raises(KeyboardInterrupt):
+            train.train(recipe, data, tmp_path, save_every=12)
+    resumed = train.train(recipe, data, tmp_path, save_every=12)
+    assert [entry.loss for entry in straight.log] == [entry.loss for entry in resumed.log]
+
+
+def test_a_learned_variance_is_loaded_with_its_eps_or_left_out(tmp_path):
+    recipe = Recipe("digits", {"channels": 1, "widths": [8, 8], "head_width": 8, "out_channels": 2}, 1, prediction="v")
+    net = recipe.network()
+    torch.nn.init.normal_(net.head.weight)
+    zoo.save("fresh", net, {"kind": "diffusion", "recipe": asdict(recipe)}, tmp_path)
+    bare, _ = zoo.load_network("fresh", tmp_path)
+    x, t = randn(3, 1, 16, 16).float(), torch.tensor([1.0, 500.0, 1000.0])
+    v, o = bare(x, t).chunk(2, dim=1)
+    (eps_net, schedule), (full, _) = zoo.load("fresh", tmp_path), zoo.load_learned("fresh", tmp_path)
+    eps = schedule(t)[1].view(-1, 1, 1, 1) * x + schedule(t)[0].view(-1, 1, 1, 1) * v  # [Salimans & Ho 2022]
+    close(eps_net(x, t), eps, rtol=1e-5, atol=1e-5)  # float32
+    close(full(x, t)[:, :1], eps, rtol=1e-5, atol=1e-5)
+    assert torch.equal(full(x, t)[:, 1:], o)
+
+
+def test_a_model_without_a_learned_variance_says_so():
+    with pytest.raises(ValueError, match="'digits' learned no variance: use load"):
+        zoo.load_learned("digits")
 
 
 # --- the importance sampler
