@@ -6,7 +6,7 @@ CLAIMS: tuple[Claim, ...] = (
     Claim(
         "sde-corrector",
         "07_score_sde",
-        "At equal network calls a predictor with a corrector draws better than the predictor alone [Song 2021, table 1]",
+        "At equal network calls predictor and corrector draw better than the predictor alone [Song 2021, table 1]",
         LINE_WORLD + " Schedule: VE from 0.01 to 50, `even_times` down to 1e-5 and then data, from N(0, 50^2). "
         "Predictor: reverse diffusion. Corrector: one Langevin step after each, snr = 0.16, its norms replaced by what "
         "they are expected to be (`level_step`). Calls: 50, 100, 200, 400 and 1,000 for both, steps = calls or "
