@@ -287,8 +287,8 @@ class UNet(nn.Module):
                 h = self._run(block, torch.cat([h, skips.pop()], dim=1), cond)
             if i < len(self.grow):
                 h = self._run(self.grow[i], h, cond)
-        out: Tensor = self.head(F.silu(self.norm(h)))
-        return F.pixel_shuffle(out, self.patch)
+        out: Tensor = F.pixel_shuffle(self.head(F.silu(self.norm(h))), self.patch)
+        return out
 
     def _condition(self, x: Tensor, t: Tensor | float, label: Tensor | int | None) -> Tensor:
         """The embeddings of time and label, added up, (B, cond)."""
