@@ -306,7 +306,8 @@ class UNet(nn.Module):
                 f"labels are whole numbers from 0 to {self.classes - 1}"
                 + (f", and {self.classes} is the null label" if null else "")
             )
-        return cond + self.label(label)
+        cond = cond + self.label(label)
+        return cond
 
     def _run(self, block: nn.Module, h: Tensor, cond: Tensor) -> Tensor:
         out: Tensor

@@ -21,12 +21,10 @@ PREDICTIONS: dict[str, Prediction] = {"eps": EPS, "x0": X0, "v": V}
 class Recipe:
     """All that makes a diffusion model, as plain values that its card repeats.
 
-    data: a name of `datasets.DATASETS`; net: the arguments of `UNet`; prediction and betas: names of the tables above.
-    betas names a chain of T steps, or an SDE in continuous time; its network is handed T * t, as of a chain that long.
-    `dequantise` moves each pixel about its bin, afresh in each batch, for likelihoods. lr rises over `warmup` steps and
-    falls to 0 on a half cosine, and does so once more from step `restart` on, if that is not 0 [Loshchilov & Hutter
-    2017]; `label_dropout` is the share of examples that train the null label; `ema` is the largest decay of the moving
-    average.
+    data: a name of `datasets.DATASETS`; net: the arguments of `UNet`; betas and prediction: names of the tables
+    above. lr rises over `warmup` steps and falls to 0 on a half cosine, and does so once more from step `restart` on,
+    if that is not 0 [Loshchilov & Hutter 2017]; `label_dropout` is the share of examples that train the null label;
+    `ema` is the largest decay of the moving average.
     """
 
     data: str
