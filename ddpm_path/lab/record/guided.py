@@ -3,8 +3,8 @@
 from ddpm_path.lab.record.claim import Claim
 
 _GUIDED = (
-    "Model: `digits` of the zoo under its null label, guided through eps by `digits-classifier`, x_0 clipped after that; "
-    "DDIM, 20 steps of `uniform_times`; the same latents (seed 0), labels 0, 1, ..., 9, 0, ... "
+    "Model: `digits` of the zoo under its null label, guided through eps by `digits-classifier`, x_0 clipped after "
+    "that; DDIM, 20 steps of `uniform_times`; the same latents (seed 0), labels 0, 1, ..., 9, 0, ... "
 )
 _ACCURACY = (
     "Class accuracy: the share whose most likely class, by `digits-recogniser`, is the requested one; it was trained "
@@ -25,8 +25,8 @@ CLAIMS: tuple[Claim, ...] = (
     Claim(
         "adm-fidelity",
         "13_classifier_guidance",
-        "A classifier steers a model that is told no label, and the more the larger its scale [Dhariwal 2021, sec. 4.3, "
-        "figure 4]",
+        "A classifier steers a model that is told no label, and the more the larger its scale [Dhariwal 2021, sec. "
+        "4.3, figure 4]",
         _GUIDED + _ACCURACY + "355 latents, scales 0, 1 and 3. Margin: the smaller of the rises, accuracy(1) - "
         "accuracy(0) and accuracy(3) - accuracy(1). Its standard error: of that paired difference, over latents.",
     ),
@@ -35,8 +35,8 @@ CLAIMS: tuple[Claim, ...] = (
         "13_classifier_guidance",
         "Fidelity is paid for with diversity: recall falls as the scale rises [Dhariwal 2021, sec. 4.3, figure 4]",
         _GUIDED + "Coverage: the share of the 355 test digits with one of 355 samples nearer than their fifth real "
-        "neighbour, in pixels. Margin: coverage at scale 1 - at scale 10. Its standard error: of the paired difference, "
-        "over test digits.",
+        "neighbour, in pixels. Margin: coverage at scale 1 - at scale 10. Its standard error: of the paired "
+        "difference, over test digits.",
     ),
     Claim(
         "adm-distance",
@@ -52,8 +52,8 @@ CLAIMS: tuple[Claim, ...] = (
         "13_classifier_guidance",
         "The classifier must know noise: one trained on clean images guides worse at the same scale "
         "[Dhariwal 2021, sec. 4.1]",
-        _GUIDED + _ACCURACY + "Against it `digits-clean-classifier`, of the same recipe but for its times: t = 1 only, "
-        "which it is told at every step. The first 200 latents, scale 3. Margin: accuracy guided by the noisy classifier "
-        "- by the clean one. Its standard error: of the paired difference, over latents.",
+        _GUIDED + _ACCURACY + "Against it `digits-clean-classifier`, of the same recipe but for its times: t = 1 "
+        "only, which it is told at every step. The first 200 latents, scale 3. Margin: accuracy guided by the noisy "
+        "classifier - by the clean one. Its standard error: of the paired difference, over latents.",
     ),
 )
