@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from ddpm_path.classifier import NoisyClassifier
 from ddpm_path.gaussian import fixed_large
 from ddpm_path.losses import EPS, X0, Loss, Prediction, V, bound_loss, simple
 from ddpm_path.schedule import (
@@ -86,6 +87,35 @@ class RecogniserRecipe:
     net: dict[str, int] = field(default_factory=lambda: {"channels": 1, "classes": 10, "width": 24})
 
 
+@dataclass(frozen=True)
+class ClassifierRecipe:
+    """What trains a classifier to guide with; its schedule must be that of the model which it will guide.
+
+    net: the arguments of `NoisyClassifier`. Times in training run from 1 to `last`: T, or 1 for a classifier that knows
+    only clean images. lr rises over `warmup` steps and then falls to 0 on a straight line.
+    """
+
+    data: str
+    net: dict[str, int | float | list[int]]
+    steps: int
+    last: int = 1000
+    betas: str = "cosine"
+    T: int = 1000
+    batch: int = 64
+    lr: float = 1e-3
+    warmup: int = 100
+    weight_decay: float = 0.05
+    seed: int = 0
+
+    def schedule(self) -> Discrete:
+        """The noise schedule it is trained on."""
+        return Discrete.from_betas(BETAS[self.betas](self.T))
+
+    def network(self) -> NoisyClassifier:
+        """A fresh network, its weights drawn from torch's default generator."""
+        return NoisyClassifier(**self.net)  # type: ignore[arg-type]
+
+
 SMALL: dict[str, int | float | list[int]] = {
     "channels": 1,
     "classes": 10,
@@ -93,6 +123,14 @@ SMALL: dict[str, int | float | list[int]] = {
     "widths": [48, 96],
     "attention": [1],
     "head_width": 48,
+}
+HALF: dict[str, int | float | list[int]] = {
+    "channels": 1,
+    "classes": 10,
+    "patch": 2,
+    "widths": [24, 48],
+    "attention": [1],
+    "head_width": 24,
 }
 
 TINY: dict[str, int | float | list[int]] = {
@@ -124,4 +162,9 @@ RECIPES: dict[str, Recipe] = {
 RECOGNISERS: dict[str, RecogniserRecipe] = {
     "digits-recogniser": RecogniserRecipe("digits", epochs=30),
     "mnist-recogniser": RecogniserRecipe("mnist", epochs=4),
+}
+CLASSIFIERS: dict[str, ClassifierRecipe] = {
+    "digits-classifier": ClassifierRecipe("digits", HALF | {"size": 16, "dropout": 0.1}, steps=2000),
+    "digits-clean-classifier": ClassifierRecipe("digits", HALF | {"size": 16, "dropout": 0.1}, steps=2000, last=1),
+    "mnist-classifier": ClassifierRecipe("mnist", HALF | {"size": 28}, steps=4000),
 }

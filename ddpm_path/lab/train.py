@@ -14,14 +14,18 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from ddpm_path.classifier import NoisyClassifier
+from ddpm_path.gaussian import q_sample
+from ddpm_path.guidance import Classifier
 from ddpm_path.lab import metrics, plots, recipes, zoo
 from ddpm_path.lab.datasets import DATASETS, Images, check_images, dequantise
 from ddpm_path.lab.errors import unknown
 from ddpm_path.lab.files import replacing
-from ddpm_path.lab.recipes import Recipe
+from ddpm_path.lab.recipes import ClassifierRecipe, Recipe
 from ddpm_path.losses import Network, as_eps, on_clock
 from ddpm_path.schedule import Schedule
 from ddpm_path.unet import UNet
@@ -119,6 +123,38 @@ def train(recipe: Recipe, data: Images, folder: Path | None = None, save_every: 
     return Trained(net.eval(), ema.eval(), log)
 
 
+def train_classifier(recipe: ClassifierRecipe, data: Images) -> NoisyClassifier:
+    """A classifier of noisy images: cross-entropy on x_t at stratified times [Dhariwal 2021, sec. 4].
+
+    Shows a progress bar. Images are shifted by up to a pixel, where ADM crops them at random. FloatingPointError at
+    the first loss that is not finite.
+    """
+    check_images(data.train)
+    device, schedule = torch.device("cuda" if torch.cuda.is_available() else "cpu"), recipe.schedule()
+    with torch.random.fork_rng():
+        torch.manual_seed(recipe.seed)  # also for dropout
+        draw = torch.Generator().manual_seed(recipe.seed)
+        net = recipe.network().to(device)
+        optimiser = torch.optim.AdamW(net.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay)
+        steps = tqdm(range(recipe.steps), desc="training", unit="step")
+        for step in steps:
+            at = _batch(step, recipe, len(data.train))
+            t = stratified_times(recipe.batch, recipe.last, draw)
+            x0 = metrics.jitter(data.train[at])
+            x = q_sample(x0, torch.randn(x0.shape, generator=draw), schedule(t)).to(device)
+            loss = F.nll_loss(net(x, t), data.train_labels[at].to(device))
+            if not bool(loss.isfinite()):
+                raise FloatingPointError(f"loss {loss.item()} at step {step}: lower lr = {recipe.lr:g}")
+            left = 1 - step / recipe.steps
+            optimiser.param_groups[0]["lr"] = recipe.lr * min(left, (step + 1) / recipe.warmup)
+            optimiser.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimiser.step()
+            if step % 50 == 49:
+                steps.set_postfix_str(f"loss {loss.item():.3f}")
+    return net.cpu().eval().requires_grad_(False)
+
+
 def maximise(
     objective: Callable[[], Tensor], parameters: Iterable[nn.Parameter], steps: int, lr: float, label: str
 ) -> None:
@@ -172,7 +208,7 @@ def update_ema(ema: torch.nn.Module, net: torch.nn.Module, step: int, decay: flo
     torch._foreach_lerp_(list(ema.parameters()), list(net.parameters()), weight)
 
 
-def _batch(step: int, recipe: Recipe, n: int) -> Tensor:
+def _batch(step: int, recipe: Recipe | ClassifierRecipe, n: int) -> Tensor:
     """The indices of this step's images: a fresh order each epoch, the remainder left out."""
     epoch, i = divmod(step, n // recipe.batch)
     order = torch.randperm(n, generator=torch.Generator().manual_seed((recipe.seed + 7919 * (epoch + 1)) % 2**32))
@@ -232,8 +268,12 @@ def train_recipe(name: str, folder: Path, steps: int | None = None) -> None:
             raise ValueError(f"{name} trains in epochs, within minutes: leave --steps out")
         _train_recogniser(name, folder)
         return
+    if name in recipes.CLASSIFIERS:
+        recipe_of = recipes.CLASSIFIERS[name]
+        _train_classifier(name, recipe_of if steps is None else replace(recipe_of, steps=steps), folder)
+        return
     if name not in recipes.RECIPES:
-        raise unknown("recipe", name, [*recipes.RECIPES, *recipes.RECOGNISERS])
+        raise unknown("recipe", name, [*recipes.RECIPES, *recipes.RECOGNISERS, *recipes.CLASSIFIERS])
     recipe = recipes.RECIPES[name]
     if steps is not None:
         recipe = replace(recipe, steps=steps)
@@ -294,6 +334,33 @@ def eps_by_level(
         "test": error(eps_net, data.test, data.test_labels),
         "by heart": error(metrics.by_heart(data, schedule), data.train, data.train_labels),
     }
+
+
+def _train_classifier(name: str, recipe: ClassifierRecipe, folder: Path) -> None:
+    """Train, save, and measure what was saved: accuracy by noise level on test images, beside the training set's."""
+    data, began = DATASETS[recipe.data](), time.perf_counter()
+    net = train_classifier(recipe, data)
+    card = {
+        "kind": "classifier",
+        "recipe": asdict(recipe),
+        "data_digest": data.digest,
+        "parameters": sum(p.numel() for p in net.parameters()),
+        "seconds": round(time.perf_counter() - began),
+        "hardware": hardware(),
+        "torch": torch.__version__,
+    }
+    zoo.save(name, net, card, folder)
+    net, schedule = zoo.load_classifier(name, folder)
+    times, n = [1, 50, *range(100, recipe.T + 1, 100)], 1000
+    rows: dict[str, Classifier] = {"classifier": net, "by heart": metrics.by_heart_classifier(data, schedule)}
+    table = {
+        row: metrics.accuracy_by_level(answers, schedule, data.test[:n], data.test_labels[:n], times)
+        for row, answers in rows.items()
+    }
+    shares = {row: [round(share, 4) for share in accuracies.tolist()] for row, accuracies in table.items()}
+    accuracy: dict[str, object] = {"n": min(n, len(data.test)), "split": "test", "times": times} | shares
+    print(f"{name}: accuracy by noise level {accuracy}")
+    zoo.save(name, net, card | {"accuracy": accuracy}, folder)
 
 
 def hardware() -> str:
