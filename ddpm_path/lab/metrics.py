@@ -17,11 +17,11 @@ from tqdm import tqdm
 
 from ddpm_path.exact import FiniteData, GaussianMixture
 from ddpm_path.gaussian import q_sample
-from ddpm_path.guidance import clip_x0
+from ddpm_path.guidance import Classifier, clip_x0
 from ddpm_path.lab.datasets import Images, check_images
 from ddpm_path.losses import Network, Reverse, bound_term, prior_term
 from ddpm_path.samplers import Sampler, ancestral, last, start_noise
-from ddpm_path.schedule import Discrete, EpsFn, Schedule
+from ddpm_path.schedule import EpsFn, Schedule
 
 CONFIDENT = 0.9
 Settings = dict[str, str | int | float]
@@ -90,7 +90,7 @@ def train_recogniser(data: Images, epochs: int, seed: int = 0, batch: int = 64, 
             if step % (len(data.train) // batch) == 0:
                 order = torch.randperm(len(data.train))
             at = order[batch * (step % (len(data.train) // batch)) :][:batch]
-            loss = F.nll_loss(net(_jitter(data.train[at])), data.train_labels[at])
+            loss = F.nll_loss(net(jitter(data.train[at])), data.train_labels[at])
             optimiser.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()
@@ -98,7 +98,7 @@ def train_recogniser(data: Images, epochs: int, seed: int = 0, batch: int = 64, 
     return net.eval()
 
 
-def _jitter(x: Tensor) -> Tensor:
+def jitter(x: Tensor) -> Tensor:
     """Each image shifted by -1, 0 or 1 pixel in both directions; what comes in is background."""
     padded = F.pad(x, (1, 1, 1, 1), value=-1.0)
     H, W = x.shape[2:]
@@ -234,21 +234,41 @@ class Bits(NamedTuple):
 
 
 @torch.no_grad()
-def bits(reverse: Reverse, schedule: Discrete, images: Tensor, strata: int = 40, seed: int = 0) -> Bits:
-    """The variational bound of images (B, ...) on the whole chain, from `strata` of its terms an image, and L_0.
+def bits(
+    reverse: Reverse, schedule: Schedule, images: Tensor, times: Sequence[float], strata: int = 40, seed: int = 0
+) -> Bits:
+    """The variational bound of images (B, ...) along `times`, [T, ..., 0], from about `strata` of its terms an image.
 
-    The rate is the sum of the terms at t = 2..T. The times are cut into strata that widen with t, as most bits lie
-    near t = 1; each image draws a time of its own in each, whose term counts for the whole stratum: unbiased, exact
-    for strata of one time. The same seed gives all models the same times and noise.
+    The rate is the sum of the terms before the last, which is the distortion. Its steps are cut into strata that widen
+    with t, as most bits lie near the data; each image draws a step of its own in each, whose term counts for the whole
+    stratum: unbiased, and exact for strata of one step. The same seed gives all models the same steps and noise.
     """
     draw = torch.Generator().manual_seed(seed)
-    edges = sorted({round(2 * ((schedule.T + 1) / 2) ** (k / strata)) for k in range(strata + 1)})
-    n, parts = len(images), []
-    for low, high in [(1, 2), *itertools.pairwise(edges)]:
-        t = low + (torch.rand(n, generator=draw).double() * (high - low)).floor()
+    rising = torch.tensor(times, dtype=torch.float64).flip(0)  # 0, t_1, ..., T: step k leads from k to k - 1
+    n, steps = len(images), len(times) - 1
+    edges = sorted({round(2 * ((steps + 1) / 2) ** (k / strata)) for k in range(strata + 1)})
+    terms = []
+    for low, high in tqdm([(1, 2), *itertools.pairwise(edges)], desc=f"bits of {n} images"):
+        k = low + (torch.rand(n, generator=draw).double() * (high - low)).long()
         eps = torch.randn(images.shape, generator=draw)
-        parts.append((high - low) * bound_term(reverse, schedule, images, t, t - 1, eps))
-    return Bits(prior_term(schedule, images), torch.stack(parts[1:]).sum(0), parts[0])
+        terms.append((high - low) * bound_term(reverse, schedule, images, rising[k], rising[k - 1], eps))
+    return Bits(prior_term(schedule, images, times[0]), torch.stack(terms[1:]).sum(0), terms[0])
+
+
+@torch.no_grad()
+def accuracy_by_level(
+    classifier: Classifier, schedule: Schedule, images: Tensor, labels: Tensor, times: Sequence[float], seed: int = 0
+) -> Tensor:
+    """The share of noised images whose most likely class is their label, at each time, (len(times),)."""
+    eps = torch.randn(images.shape, generator=torch.Generator().manual_seed(seed))
+    shares = []
+    for t in times:
+        batch = torch.full((len(images),), float(t))
+        x = q_sample(images, eps, schedule(batch))
+        parts = (slice(i, i + 500) for i in range(0, len(x), 500))
+        seen = torch.cat([classifier(x[part], batch[part]).argmax(1) for part in parts])
+        shares.append((seen == labels).float().mean())
+    return torch.stack(shares)
 
 
 def by_heart(data: Images, schedule: Schedule) -> Network:
@@ -266,6 +286,17 @@ def by_heart(data: Images, schedule: Schedule) -> Network:
         return eps
 
     return eps_net
+
+
+def by_heart_classifier(data: Images, schedule: Schedule) -> Classifier:
+    """The class posterior of the training set, known by heart: log p_t(class | x), (B, classes), float64."""
+    worlds = [FiniteData(data.train[data.train_labels == k]) for k in range(len(data.classes))]
+    sizes = torch.tensor([float(len(world.data)) for world in worlds], dtype=torch.float64)
+
+    def classifier(x: Tensor, t: Tensor) -> Tensor:
+        return (torch.stack([world.log_prob(x, schedule(t)) for world in worlds], 1) + sizes.log()).log_softmax(1)
+
+    return classifier
 
 
 def balanced_labels(n: int, classes: int) -> Tensor | None:
