@@ -85,7 +85,7 @@ CLAIMS: tuple[Claim, ...] = (
         "05_ddpm_likelihood",
         "Trained on the variational bound itself, a network needs fewer bits for an image than trained on L_simple "
         "[Ho 2020, sec. 4.1, table 1: 3.70 and 3.75 bits/dim]",
-        _COMPARED + "Data: the first 120 test digits. Bits: `metrics.bits`, fixed-large variance, clipped x_0, 40 "
+        _COMPARED + "Data: the first 80 test digits. Bits: `metrics.bits`, fixed-large variance, clipped x_0, 40 "
         "strata, seed 0: the same images, times and noise for all. Margin: the mean over k of bits/dim(L_simple) - "
         "bits/dim(L)." + _SEEDS,
     ),
@@ -94,7 +94,7 @@ CLAIMS: tuple[Claim, ...] = (
         "05_ddpm_likelihood",
         "Trained on L_simple, a network draws better samples than trained on the variational bound itself "
         "[Ho 2020, table 2: FID 3.17 and 13.51]",
-        _COMPARED + "Samples: 200 of each, ancestral sampler with fixed-small variance and clipped x_0, 25 steps of "
+        _COMPARED + "Samples: 160 of each, ancestral sampler with fixed-small variance and clipped x_0, 25 steps of "
         "`uniform_times`, seed 0: the same start and noise for all. Distance: `kernel_difference` from the 355 test "
         "digits in the features of `digits-recogniser`. Margin: the mean over k of distance(L) - distance(L_simple)."
         + _SEEDS,
@@ -105,7 +105,7 @@ CLAIMS: tuple[Claim, ...] = (
         "More than half of a lossless code describes detail too fine to see: the distortion L_0 outweighs the rate "
         "[Ho 2020, sec. 4.3: 1.97 of 3.75 bits/dim]",
         "Models: `compare-linear-simple-k`, k = 0, 1, 2. Data and bits as for `ddpm-bound-codes`. Margin: L_0's share "
-        "of all bits of the 120 images, the mean over k, - 0.5. Its standard error: over images, of (L_0 - share * "
+        "of all bits of the 80 images, the mean over k, - 0.5. Its standard error: over images, of (L_0 - share * "
         "total) averaged over k, divided by the mean total.",
     ),
 )
