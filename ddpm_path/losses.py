@@ -101,6 +101,11 @@ def as_eps(net: Network, prediction: Prediction, schedule: Schedule) -> Network:
     return eps_net
 
 
+def on_clock(net: Network, rate: float) -> Network:
+    """A network that is handed rate * t: one that counts a chain's steps, on a schedule whose times are not that."""
+    return lambda x, t, label=None: net(x, rate * t, label)
+
+
 def with_decoder(variance: Variance, schedule: Schedule, times: Sequence[float] = (2, 1, 0)) -> Variance:
     """`variance`, but on arriving at data that of `fixed_small` one step before [Ho 2020, code].
 

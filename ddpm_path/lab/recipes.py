@@ -5,9 +5,34 @@ from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
+from ddpm_path.classifier import NoisyClassifier
 from ddpm_path.gaussian import fixed_large, two_answers
-from ddpm_path.losses import EPS, X0, Loss, Network, Prediction, V, as_eps, bound_loss, hybrid, learned_bound, simple
-from ddpm_path.schedule import Discrete, cosine_betas, linear_betas, scaled_linear_betas
+from ddpm_path.losses import (
+    EPS,
+    X0,
+    Loss,
+    Network,
+    Prediction,
+    V,
+    as_eps,
+    bound_loss,
+    hybrid,
+    learned_bound,
+    on_clock,
+    simple,
+)
+from ddpm_path.schedule import (
+    VE,
+    VP,
+    Discrete,
+    Schedule,
+    SubVP,
+    cosine_betas,
+    even_times,
+    linear_betas,
+    scaled_linear_betas,
+    uniform_times,
+)
 from ddpm_path.unet import UNet
 
 BETAS: dict[str, Callable[[int], Tensor]] = {
@@ -15,6 +40,7 @@ BETAS: dict[str, Callable[[int], Tensor]] = {
     "scaled-linear": scaled_linear_betas,
     "cosine": cosine_betas,
 }
+SDES: dict[str, Callable[[], Schedule]] = {"vp": VP, "sub-vp": SubVP, "ve": VE}
 PREDICTIONS: dict[str, Prediction] = {"eps": EPS, "x0": X0, "v": V}
 LOSSES: dict[str, Loss] = {
     "simple": simple,
@@ -29,9 +55,11 @@ class Recipe:
     """All that makes a diffusion model, as plain values that its card repeats.
 
     data: a name of `datasets.DATASETS`; net: the arguments of `UNet`; betas, prediction and loss: names of the tables
-    above. lr rises over `warmup` steps and falls to 0 on a half cosine, and does so once more from step `restart` on,
-    if that is not 0 [Loshchilov & Hutter 2017]; with `importance` times are drawn by `LossHistory`; `label_dropout`
-    is the share of examples that train the null label; `ema` is the largest decay of the moving average.
+    above. betas names a chain of T steps, or an SDE in continuous time; its network is handed T * t, as of a chain that
+    long. `dequantise` moves each pixel about its bin, afresh in each batch, for likelihoods. lr rises over `warmup`
+    steps and falls to 0 on a half cosine, and does so once more from step `restart` on, if that is not 0 [Loshchilov &
+    Hutter 2017]; with `importance` a chain's times are drawn by `LossHistory`; `label_dropout` is the share of examples
+    that train the null label; `ema` is the largest decay of the moving average.
     """
 
     data: str
@@ -50,11 +78,18 @@ class Recipe:
     clip: float = 1.0
     ema: float = 0.999
     label_dropout: float = 0.1
+    dequantise: bool = False
     seed: int = 0
 
-    def schedule(self) -> Discrete:
+    def schedule(self) -> Schedule:
         """The noise schedule it is trained on."""
-        return Discrete.from_betas(BETAS[self.betas](self.T))
+        return SDES[self.betas]() if self.betas in SDES else Discrete.from_betas(BETAS[self.betas](self.T))
+
+    def times(self, steps: int) -> list[float]:
+        """An even grid of so many steps from the last time to data, on a chain of at most its T."""
+        if self.betas in SDES:
+            return even_times(self.schedule(), steps, 1e-3)
+        return [float(t) for t in uniform_times(self.T, min(steps, self.T))]
 
     def network(self) -> UNet:
         """A fresh network, its weights drawn from torch's default generator."""
@@ -67,7 +102,9 @@ class Recipe:
 
     def as_eps(self, net: Network) -> Network:
         """The noise predictor in its network; a learned variance is left out."""
-        return as_eps(_first_half(net) if self.learned else net, PREDICTIONS[self.prediction], self.schedule())
+        schedule = self.schedule()
+        asked = on_clock(_first_half(net) if self.learned else net, self.T / schedule.T)
+        return as_eps(asked, PREDICTIONS[self.prediction], schedule)
 
 
 def _first_half(net: Network) -> Network:
@@ -87,6 +124,35 @@ class RecogniserRecipe:
     net: dict[str, int] = field(default_factory=lambda: {"channels": 1, "classes": 10, "width": 24})
 
 
+@dataclass(frozen=True)
+class ClassifierRecipe:
+    """What trains a classifier to guide with; its schedule must be that of the model which it will guide.
+
+    net: the arguments of `NoisyClassifier`. Times in training run from 1 to `last`: T, or 1 for a classifier that knows
+    only clean images. lr rises over `warmup` steps and then falls to 0 on a straight line.
+    """
+
+    data: str
+    net: dict[str, int | float | list[int]]
+    steps: int
+    last: int = 1000
+    betas: str = "cosine"
+    T: int = 1000
+    batch: int = 64
+    lr: float = 1e-3
+    warmup: int = 100
+    weight_decay: float = 0.05
+    seed: int = 0
+
+    def schedule(self) -> Discrete:
+        """The noise schedule it is trained on."""
+        return Discrete.from_betas(BETAS[self.betas](self.T))
+
+    def network(self) -> NoisyClassifier:
+        """A fresh network, its weights drawn from torch's default generator."""
+        return NoisyClassifier(**self.net)  # type: ignore[arg-type]
+
+
 SMALL: dict[str, int | float | list[int]] = {
     "channels": 1,
     "classes": 10,
@@ -94,6 +160,14 @@ SMALL: dict[str, int | float | list[int]] = {
     "widths": [48, 96],
     "attention": [1],
     "head_width": 48,
+}
+HALF: dict[str, int | float | list[int]] = {
+    "channels": 1,
+    "classes": 10,
+    "patch": 2,
+    "widths": [24, 48],
+    "attention": [1],
+    "head_width": 24,
 }
 
 TINY: dict[str, int | float | list[int]] = {
@@ -128,8 +202,16 @@ RECIPES: dict[str, Recipe] = {
         f"compare-cosine-vlb-{seed}": _learning(_compared("cosine", "simple", seed), "learned-bound", importance=True)
         for seed in range(3)
     },
+    "digits-vp": Recipe(
+        "digits", SMALL | {"widths": [40, 80], "head_width": 40}, steps=2000, betas="vp", dequantise=True
+    ),
 }
 RECOGNISERS: dict[str, RecogniserRecipe] = {
     "digits-recogniser": RecogniserRecipe("digits", epochs=30),
     "mnist-recogniser": RecogniserRecipe("mnist", epochs=4),
+}
+CLASSIFIERS: dict[str, ClassifierRecipe] = {
+    "digits-classifier": ClassifierRecipe("digits", HALF | {"size": 16, "dropout": 0.1}, steps=2000),
+    "digits-clean-classifier": ClassifierRecipe("digits", HALF | {"size": 16, "dropout": 0.1}, steps=2000, last=1),
+    "mnist-classifier": ClassifierRecipe("mnist", HALF | {"size": 28}, steps=4000),
 }
