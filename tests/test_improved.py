@@ -13,6 +13,7 @@ from ddpm_path.gaussian import fixed_large, fixed_small, learned_variance, poste
 from ddpm_path.guidance import classifier_free, classifier_shift, clip_x0, eps_part, on_eps, within
 from ddpm_path.lab import train, zoo
 from ddpm_path.lab.datasets import digits
+from ddpm_path.lab.metrics import gradient_noise
 from ddpm_path.lab.recipes import Recipe
 from ddpm_path.losses import (
     EPS,
@@ -570,3 +571,25 @@ def test_nichol2021_eq18_every_place_of_a_batch_together_draws_p(batch):
         total += torch.bincount(t.long() - 1, minlength=20)
     n = batches * batch
     assert bool(((total / n - p).abs() < 4.5 * (p / n).sqrt()).all())
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+def test_nichol2021_fig6_gradient_noise_against_its_closed_form(batch):
+    """Losses w . c_t have gradient c_t: its noise is the weighted variance over t, divided by the batch."""
+    c, p = randn(6, 40, seed=1) + 1, importance(rand(6, 10, seed=2))
+    w = torch.zeros(40, dtype=torch.float64, requires_grad=True)
+    weighted = c / (6 * p[:, None])
+    variance = (p[:, None] * (weighted - c.mean(0)).square()).sum()  # E |weighted c_t - mean c|^2
+
+    def noise(draws, seed):
+        return gradient_noise(lambda t: c[t.long() - 1] @ w, [w], p, batch, draws, seeded(seed))
+
+    exact = []  # the median over all equally many batches, by brute force
+    for t in itertools.product(range(6), repeat=batch):
+        exact.append(((weighted[list(t)].mean(0) - c.mean(0)).square().sum(), p[list(t)].prod()))
+    values, shares = (torch.stack(column) for column in zip(*exact, strict=True))
+    close((values * shares).sum(), variance / batch, rtol=1e-9)
+    order = values.argsort()
+    median = values[order][torch.searchsorted(shares[order].cumsum(0), 0.5)]
+    # The mean over the draws stands in for the true one, and the median of 4,000 draws lies near the true median.
+    close(noise(4000, 3), median, rtol=0.05)

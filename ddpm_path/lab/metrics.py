@@ -6,7 +6,7 @@ to be compared. None of these is called FID: the features are a small classifier
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -253,6 +253,28 @@ def bits(
         eps = torch.randn(images.shape, generator=draw)
         terms.append((high - low) * bound_term(reverse, schedule, images, rising[k], rising[k - 1], eps))
     return Bits(prior_term(schedule, images, times[0]), torch.stack(terms[1:]).sum(0), terms[0])
+
+
+def gradient_noise(
+    losses: Callable[[Tensor], Tensor],
+    weights: Sequence[Tensor],
+    p: Tensor,
+    batch: int = 16,
+    draws: int = 20,
+    generator: torch.Generator | None = None,
+) -> float:
+    """How noisy the gradient of a mean over t is with times drawn from p (T,): the median of |g - their mean|^2.
+
+    losses: whole times (batch,), drawn independently, to their losses (batch,), a function of `weights`; each counts
+    1 / (T p_t). One gradient g for each of `draws` batches.
+    """
+    gradients = []
+    for _ in range(draws):
+        t = torch.multinomial(p, batch, replacement=True, generator=generator) + 1
+        loss = (losses(t.double()) / (len(p) * p[t - 1])).mean()
+        gradients.append(torch.cat([part.flatten() for part in torch.autograd.grad(loss, list(weights))]))
+    stacked = torch.stack(gradients)  # (draws, number of weights)
+    return float((stacked - stacked.mean(0)).square().sum(1).median())
 
 
 @torch.no_grad()
