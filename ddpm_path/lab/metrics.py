@@ -17,10 +17,10 @@ from tqdm import tqdm
 
 from ddpm_path.exact import FiniteData, GaussianMixture
 from ddpm_path.gaussian import q_sample
-from ddpm_path.guidance import Classifier, clip_x0
+from ddpm_path.guidance import Classifier, clip_x0, on_eps
 from ddpm_path.lab.datasets import Images, check_images
 from ddpm_path.losses import Network, Reverse, bound_term, prior_term
-from ddpm_path.samplers import Sampler, ancestral, last, start_noise
+from ddpm_path.samplers import Sampler, ancestral, ancestral_learned, last, start_noise
 from ddpm_path.schedule import EpsFn, Schedule
 
 CONFIDENT = 0.9
@@ -350,6 +350,23 @@ def sample(
     generator = torch.Generator().manual_seed(seed)
     x = start_noise(n, shape, generator)
     states = sampler(clip_x0(in_parts(eps_net, labels), schedule), schedule, x, times, generator=generator)
+    return last(tqdm(states, total=len(times) - 1, desc=f"{n} samples"))
+
+
+def sample_learned(
+    net: Network,
+    schedule: Schedule,
+    n: int,
+    shape: Sequence[int],
+    times: Sequence[float],
+    seed: int,
+    labels: Tensor | None = None,
+) -> Tensor:
+    """As `sample`, for a network that learned its variance."""
+    generator = torch.Generator().manual_seed(seed)
+    x = start_noise(n, shape, generator)
+    clipped = on_eps(in_parts(net, labels), lambda eps_fn: clip_x0(eps_fn, schedule))
+    states = ancestral_learned(clipped, schedule, x, times, generator=generator)
     return last(tqdm(states, total=len(times) - 1, desc=f"{n} samples"))
 
 
