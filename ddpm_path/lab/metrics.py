@@ -19,7 +19,7 @@ from ddpm_path.exact import FiniteData, GaussianMixture
 from ddpm_path.gaussian import q_sample
 from ddpm_path.guidance import Classifier, clip_x0, on_eps
 from ddpm_path.lab.datasets import Images, check_images
-from ddpm_path.losses import Network, Reverse, bound_term, prior_term
+from ddpm_path.losses import LossHistory, Network, Reverse, bound_term, prior_term
 from ddpm_path.samplers import Sampler, ancestral, ancestral_learned, last, start_noise
 from ddpm_path.schedule import EpsFn, Schedule
 
@@ -275,6 +275,27 @@ def gradient_noise(
         gradients.append(torch.cat([part.flatten() for part in torch.autograd.grad(loss, list(weights))]))
     stacked = torch.stack(gradients)  # (draws, number of weights)
     return float((stacked - stacked.mean(0)).square().sum(1).median())
+
+
+def importance_gain(
+    losses: Callable[[Tensor], Tensor],
+    weights: Sequence[Tensor],
+    T: int,
+    each: int = 2,
+    generator: torch.Generator | None = None,
+) -> tuple[Tensor, float]:
+    """What drawing times by importance is worth: eq. 18's p (T,), and log2 of the `gradient_noise` that it saves.
+
+    losses as in `gradient_noise`; p follows from `each` of them at every time, drawn here. Positive where the gradient
+    is less noisy than with uniform times [Nichol 2021, sec. 3.3].
+    """
+    history = LossHistory(T, each)
+    with torch.no_grad():
+        for t in torch.split(torch.arange(1.0, T + 1).repeat(each), 200):
+            history.add(t, losses(t))
+    p = history.probabilities()
+    uniform, drawn = (gradient_noise(losses, weights, q, generator=generator) for q in (torch.full_like(p, 1 / T), p))
+    return p, math.log2(uniform / drawn)
 
 
 @torch.no_grad()
