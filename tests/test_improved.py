@@ -449,20 +449,40 @@ def test_nichol2021_the_terms_of_a_respaced_chain_with_the_best_variance_are_the
 # --- training and the zoo
 
 
+IMPORTANT = Recipe(
+    "digits",
+    {"channels": 1, "patch": 2, "widths": [8, 8], "head_width": 8, "groups": 4, "out_channels": 2},
+    steps=24,
+    T=8,
+    prediction="eps",
+    loss="learned-bound",
+    importance=True,
+    batch=16,
+    warmup=5,
+)
+
+
+def test_nichol2021_eq18_training_weighs_what_it_draws_and_remembers_it_unweighted(monkeypatch):
+    probabilities, add, seen = LossHistory.probabilities, LossHistory.add, []
+
+    def loss(net, prediction, schedule, x0, t, eps):
+        seen.append((t, net(x0, t).square().flatten(1).mean(1) + t))
+        return seen[-1][1]
+
+    drawn, remembered = [], []
+    monkeypatch.setitem(train.recipes.LOSSES, "learned-bound", loss)
+    monkeypatch.setattr(LossHistory, "probabilities", lambda h: drawn.append(probabilities(h)) or drawn[-1])
+    monkeypatch.setattr(LossHistory, "add", lambda h, t, loss: remembered.append((t, loss)) or add(h, t, loss))
+    trained = train.train(IMPORTANT, digits(8))
+    assert float(drawn[-1].max()) > 1.5 / 8  # far from uniform, by loss ~ t
+    for p, (t, losses), (at, kept), entry in zip(drawn, seen, remembered, trained.log, strict=True):
+        assert torch.equal(t, at) and torch.equal(losses.detach(), kept)
+        close(entry.loss, (losses.detach() / (8 * p[t.long() - 1])).mean(), rtol=1e-5)  # float32 weights
+
+
 def test_nichol2021_sec33_the_loss_history_survives_a_checkpoint(tmp_path, monkeypatch):
     """A stopped and resumed run with importance sampling is the run that never stopped, past the uniform beginning."""
     data = digits(8)
-    recipe = Recipe(
-        "digits",
-        {"channels": 1, "patch": 2, "widths": [8, 8], "head_width": 8, "groups": 4, "out_channels": 2},
-        steps=24,
-        T=8,
-        prediction="eps",
-        loss="learned-bound",
-        importance=True,
-        batch=16,
-        warmup=5,
-    )
     monkeypatch.setattr(train, "_picture", lambda *arguments: None)
     drawn, probabilities = [], LossHistory.probabilities
 
@@ -471,7 +491,7 @@ def test_nichol2021_sec33_the_loss_history_survives_a_checkpoint(tmp_path, monke
         return drawn[-1]
 
     monkeypatch.setattr(LossHistory, "probabilities", spy)
-    straight = train.train(recipe, data)
+    straight = train.train(IMPORTANT, data)
     assert len({float(p.max()) for p in drawn[:5]}) == 1 and float(drawn[-1].max()) > 1.05 / 8  # uniform, then not
     save = train._save
 
@@ -482,8 +502,8 @@ def test_nichol2021_sec33_the_loss_history_survives_a_checkpoint(tmp_path, monke
     with monkeypatch.context() as patch:
         patch.setattr(train, "_save", save_and_stop)
         with pytest.raises(KeyboardInterrupt):
-            train.train(recipe, data, tmp_path, save_every=12)
-    resumed = train.train(recipe, data, tmp_path, save_every=12)
+            train.train(IMPORTANT, data, tmp_path, save_every=12)
+    resumed = train.train(IMPORTANT, data, tmp_path, save_every=12)
     assert [entry.loss for entry in straight.log] == [entry.loss for entry in resumed.log]
 
 

@@ -30,10 +30,8 @@ from tqdm import tqdm
 
 from ddpm_path import losses
 from ddpm_path.gaussian import fixed_large, fixed_small, learned_variance, q_sample
-from ddpm_path.lab import claims, datasets, metrics, plots, recipes, zoo
-from ddpm_path.lab.evaluation import step_back
+from ddpm_path.lab import claims, datasets, evaluation, metrics, plots, recipes, zoo
 from ddpm_path.lab.exercises import IMPORTANCE_WEIGHTS, LEARNED_VARIANCE, check
-from ddpm_path.samplers import ancestral
 from ddpm_path.schedule import Discrete, cosine_betas, linear_betas, uniform_times
 
 seed = lambda k: torch.Generator().manual_seed(k)  # noqa: E731
@@ -66,10 +64,9 @@ for t in (1000, 900, 800, 700, 600):
     a, b = (256 * losses.prior_term(schedule, test, t).mean() for schedule in (linear, cosine))
     print(f"pure noise at {t} ignores {a:.2f} bits of an image with linear, {b:.2f} with cosine")
 rows, shape = {}, (1, 16, 16)
-for name, schedule in (("linear", linear), ("cosine", cosine)):
-    for start in (1000, 800):
-        drawn = metrics.sample(nets[f"{name}-simple", 0], schedule, 12, shape, uniform_times(start, start // 20), 0)
-        rows[f"{name} from {start}"] = drawn
+for kind, start in product(("linear-simple", "cosine-simple"), (1000, 800)):
+    times = uniform_times(start, start // 20)
+    rows[f"{kind[:6]} from {start}"] = metrics.sample(nets[kind, 0], kinds[kind], 12, shape, times, 0)
 show(rows, "SKIPPED")
 
 # %% [markdown]
@@ -88,7 +85,7 @@ show(rows, "SKIPPED")
 # For data $\mathcal N(0, \sigma^2)$ we know the best variance: $\tilde\beta + c^2\,\mathrm{Var}(x_0|x_t)$, where $c$ is
 # the factor of $x_0$ in the posterior's mean.
 #
-# *Predict:* what is the best $v$ for a point ($\sigma = 0$), for $\sigma = 1$, for $\sigma = 2$?
+# *Predict:* what is the best $v$ for a point ($\sigma = 0$), for $\sigma = 1$?
 
 # %%
 bars, o = cosine.alpha_bar, 2 * torch.rand(5, generator=seed(0), dtype=torch.float64) - 1
@@ -108,7 +105,7 @@ for t, s in ((1000, 999), (500, 499), (500, 480), (2, 1)):
     torch.testing.assert_close(by_hand, learned_variance(o, *ends(t, s)))
     print(f"from {t} to {s} the small variance is {ends(t, s)[0] / ends(t, s)[1]:.3f} of the large")
 times = uniform_times(1000, 50)[:-1]
-curves = {f"sigma = {a:g}": [best_v(a, *step) for step in pairwise(times)] for a in (0.02, 0.2, 1.0, 2.0)}
+curves = {f"sigma = {a:g}": [best_v(a, *step) for step in pairwise(times)] for a in (0.02, 0.2, 0.5, 1.0)}
 plots.show(plots.curves(times[:-1], curves, "t, in 50 steps", "best v"), "BEST V")
 
 # %% [markdown]
@@ -127,9 +124,12 @@ def gradients(t):
     x0, at, eps = test[:32], torch.full((32,), float(t)), torch.randn(32, 1, 16, 16, generator=seed(0))
     answer = hybrid[0](q_sample(x0, eps, cosine(at)), at)
     output, o = (half.detach().requires_grad_() for half in answer.chunk(2, dim=1))
-    both, rest = (lambda x, t: torch.cat([output, o], 1)), (losses.EPS, cosine, x0, at, eps)
-    plain = losses.simple(lambda x, t: output, *rest)
-    for loss in (plain, losses.hybrid(both, *rest) - plain, 0.001 * losses.learned_bound(both, *rest)):
+    held, loose = ((lambda x, t, e=e: torch.cat([e, o], 1)) for e in (output.detach(), output))
+    rest = (losses.EPS, cosine, x0, at, eps)
+    simple = losses.simple(lambda x, t: output, *rest)
+    vlb, mistake = (0.001 * losses.learned_bound(net, *rest) for net in (held, loose))
+    torch.testing.assert_close(losses.hybrid(loose, *rest), simple + vlb)
+    for loss in (simple, vlb, mistake):
         yield [float(g.norm()) for g in torch.autograd.grad(loss.sum(), (output, o), materialize_grads=True)]
 
 
@@ -169,18 +169,16 @@ def claim(key, gain):  # one for each seed
 
 def coded(kind, k, n, steps, variance=None):
     times = uniform_times(1000, steps)
-    with redirect_stderr(io.StringIO()):  # a progress bar
-        bits = metrics.bits(step_back(f"compare-{kind}-{k}", times, variance), kinds[kind], test[:n], times)
+    back = evaluation.step_back(f"compare-{kind}-{k}", times, variance)
+    with redirect_stderr(io.StringIO()):  # its progress bar
+        bits = metrics.bits(back, kinds[kind], test[:n], times)
     return torch.tensor([float(part.mean()) for part in bits])
 
 
-parts = {key: coded(*key, 48, 1000) for key in tqdm(product(kinds, range(3)), total=12, desc="bits of 48 digits")}
-parts = {kind: torch.stack([parts[kind, k] for k in range(3)]) for kind in kinds}  # (3 seeds, 3 parts)
-for kind, part in parts.items():
-    print(
-        f"{kind:13} {part.sum(1).mean():.3f} bits/dim =",
-        "prior {:.5f} + rate {:.3f} + L_0 {:.3f}".format(*part.mean(0)),
-    )
+parts = {kind: torch.stack([coded(kind, k, 48, 1000) for k in range(3)]) for kind in tqdm(kinds, desc="bits")}
+for kind, part in parts.items():  # (3 seeds, 3 parts)
+    prior, rate, end = part.mean(0)
+    print(f"{kind:13} {prior + rate + end:.3f} bits/dim = {prior:.5f} prior + {rate:.3f} rate + {end:.3f} L_0")
 saved = parts["linear-simple"] - parts["cosine-simple"]
 claim("improved-cosine-bits", saved.sum(1))
 claim("improved-cosine-rate", saved[:, :2].sum(1))
@@ -209,11 +207,10 @@ for k in tqdm(range(3), desc="gradients"):
     torch.manual_seed(k)
     for i, weights in enumerate((recipes.Recipe(**card["recipe"]).network(), net.requires_grad_())):
         draw = seed(k)
-        p, gain[i, k] = metrics.importance_gain(
-            partial(loss, net=weights, draw=draw), [*weights.parameters()], 1000, 2, draw
-        )
-print("log2 of the noise saved: fresh weights", gain[0], "final", gain[1])
-print("half of the draws fall below t =", int((p.cumsum(0) < 0.5).sum()) + 1)
+        asked = partial(loss, net=weights, draw=draw)
+        p, gain[i, k] = metrics.importance_gain(asked, [*weights.parameters()], 1000, 2, draw)
+print("log2 of the noise saved, fresh and final weights:", *(f"{x:.2f}" for x in gain.flatten().tolist()))
+print("half of the draws fall on t =", int((p.cumsum(0) < 0.5).sum()) + 1, "and below")
 claim("improved-importance", gain[gain.mean(1).argmin()])
 
 # %% [markdown]
@@ -227,8 +224,7 @@ claim("improved-importance", gain[gain.mean(1).argmin()])
 # %%
 counts, table = (25, 50, 100), torch.zeros(3, 3, 3)
 ways = {"small": ("cosine-simple", "small"), "large": ("cosine-simple", "large"), "hybrid": ("cosine-hybrid", None)}
-for i, j, k in tqdm([*product(range(3), repeat=3)], desc="bits of 24 digits"):
-    kind, variance = [*ways.values()][i]
+for (i, (kind, variance)), j, k in tqdm([*product(enumerate(ways.values()), range(3), range(3))], desc="few steps"):
     table[i, j, k] = coded(kind, k, 24, counts[j], variance).sum()
 gain = torch.minimum(table[0], table[1]) - table[2]  # (counts, seeds)
 claim("improved-hybrid-bits", gain[gain.mean(1).argmin()])
@@ -244,8 +240,6 @@ for k in tqdm(range(3), desc="60 samples"):
         rows["hybrid"] = metrics.sample_learned(hybrid[k], cosine, 60, shape, few, 0)
     farther[k] = metrics.kernel_difference(features(rows["small"]), features(rows["hybrid"]), features(test))[0]
 claim("improved-hybrid-draws", farther)
-noisy = partial(ancestral, variance=fixed_large)
-rows["large"] = metrics.sample(nets["cosine-simple", 2], cosine, 12, shape, few, 0, None, noisy)
 rows["vlb"] = metrics.sample_learned(zoo.load_learned("compare-cosine-vlb-2")[0], cosine, 12, shape, few, 0)
 show(rows, "ROWS")
 
