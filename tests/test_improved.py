@@ -13,6 +13,7 @@ from ddpm_path.gaussian import fixed_large, fixed_small, learned_variance, poste
 from ddpm_path.guidance import classifier_free, classifier_shift, clip_x0, eps_part, on_eps, within
 from ddpm_path.lab import train, zoo
 from ddpm_path.lab.datasets import digits
+from ddpm_path.lab.evaluation import step_back
 from ddpm_path.lab.metrics import gradient_noise
 from ddpm_path.lab.recipes import Recipe
 from ddpm_path.losses import (
@@ -520,6 +521,27 @@ def test_a_learned_variance_is_loaded_with_its_eps_or_left_out(tmp_path):
     close(eps_net(x, t), eps, rtol=1e-5, atol=1e-5)  # float32
     close(full(x, t)[:, :1], eps, rtol=1e-5, atol=1e-5)
     assert torch.equal(full(x, t)[:, 1:], o)
+
+
+def test_a_model_is_evaluated_with_the_variance_that_it_learned(tmp_path):
+    recipe = Recipe("digits", {"channels": 1, "classes": 0, "widths": [8, 8], "head_width": 8, "out_channels": 2}, 1)
+    net = recipe.network()
+    torch.nn.init.normal_(net.head.weight)
+    zoo.save("fresh", net, {"kind": "diffusion", "recipe": asdict(recipe)}, tmp_path)
+    full, schedule = zoo.load_learned("fresh", tmp_path)
+    x, t, times = randn(3, 1, 16, 16).float(), torch.tensor([40.0, 500.0, 1000.0]), uniform_times(1000, 25)
+    mean, var = step_back("fresh", times, folder=tmp_path)(x, t, t - 40)
+    eps, o = two_answers(full(x, t), x)
+    small = torch.where(t > 40, fixed_small(schedule(t), schedule(t - 40)), fixed_small(schedule(80), schedule(40)))
+    wanted = learned_variance(o, small, fixed_large(schedule(t), schedule(t - 40)))
+    close(var, wanted, rtol=1e-5)
+    clipped = clip_x0(lambda x, t: eps, schedule)
+    fixed, _ = fixed_variance(clipped, schedule, fixed_large, times)(x, t, t - 40)
+    close(mean, fixed, rtol=1e-5, atol=1e-5)
+    close(
+        step_back("fresh", times, "large", folder=tmp_path)(x, t, t - 40)[1],
+        fixed_large(schedule(t), schedule(t - 40)).where(t > 40, fixed_small(schedule(80), schedule(40))),
+    )
 
 
 def test_a_model_without_a_learned_variance_says_so():
