@@ -18,7 +18,7 @@ from ddpm_path.lab.errors import unknown
 from ddpm_path.lab.files import replacing
 from ddpm_path.lab.metrics import Result, Settings
 from ddpm_path.lab.recipes import Recipe
-from ddpm_path.losses import Reverse, fixed_variance, learned_reverse
+from ddpm_path.losses import Reverse, learned_reverse
 from ddpm_path.samplers import Variance
 
 VARIANCES: dict[str, Variance] = {"small": fixed_small, "large": fixed_large}
@@ -96,8 +96,7 @@ def step_back(
         clipped = on_eps(metrics.in_parts(full, labels), lambda eps_fn: clip_x0(eps_fn, schedule))
         return learned_reverse(clipped, schedule, times)
     net, schedule = zoo.load(name, folder)
-    eps_fn = clip_x0(metrics.in_parts(net, labels), schedule)
-    return fixed_variance(eps_fn, schedule, VARIANCES[variance or "large"], times)
+    return metrics.clipped_reverse(net, schedule, labels, VARIANCES[variance or "large"], times)
 
 
 def _samples(

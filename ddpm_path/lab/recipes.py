@@ -173,7 +173,7 @@ HALF: dict[str, int | float | list[int]] = {
 TINY: dict[str, int | float | list[int]] = {
     "channels": 1,
     "classes": 0,
-    "patch": 2,
+    "patch": 4,
     "widths": [24, 40],
     "attention": [1],
     "head_width": 40,

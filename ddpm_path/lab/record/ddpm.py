@@ -105,7 +105,7 @@ CLAIMS: tuple[Claim, ...] = (
         "More than half of a lossless code describes detail too fine to see: the distortion L_0 outweighs the rate "
         "[Ho 2020, sec. 4.3: 1.97 of 3.75 bits/dim]",
         "Models: `compare-linear-simple-k`, k = 0, 1, 2. Data and bits as for `ddpm-bound-codes`. Margin: L_0's share "
-        "of all bits of the 80 images, the mean over k, - 0.5. Its standard error: over images, of (L_0 - share * "
-        "total) averaged over k, divided by the mean total.",
+        "of an image's bits, the mean over k and the 80 images, - 0.5. Its standard error: from the spread over images "
+        "of the mean over k.",
     ),
 )
