@@ -36,7 +36,7 @@ from ddpm_path.schedule import Discrete, cosine_betas, linear_betas, uniform_tim
 
 seed = lambda k: torch.Generator().manual_seed(k)  # noqa: E731
 linear, cosine = Discrete.from_betas(linear_betas()), Discrete.from_betas(cosine_betas())
-kinds = {"linear-simple": linear, "cosine-simple": cosine, "cosine-hybrid": cosine}
+kinds = {"linear-simple": linear, "cosine-simple": cosine, "cosine-hybrid": cosine, "cosine-vlb": cosine}
 nets = {(kind, k): zoo.load(f"compare-{kind}-{k}")[0] for kind in kinds for k in range(3)}
 hybrid = [zoo.load_learned(f"compare-cosine-hybrid-{k}")[0] for k in range(3)]
 digits, test = datasets.digits().train, datasets.digits().test
@@ -177,11 +177,11 @@ def coded(kind, k, n, steps, variance=None):
 
 parts = {kind: torch.stack([coded(kind, k, 48, 1000) for k in range(3)]) for kind in tqdm(kinds, desc="bits")}
 for kind, part in parts.items():  # (3 seeds, 3 parts)
-    prior, rate, end = part.mean(0)
-    print(f"{kind:13} {prior + rate + end:.3f} bits/dim = {prior:.5f} prior + {rate:.3f} rate + {end:.3f} L_0")
+    print(f"{kind:13} {part.sum(1).mean():.3f} bits/dim:", *(f"{x:.4f}" for x in part.mean(0)), "(prior, rate, L_0)")
 saved = parts["linear-simple"] - parts["cosine-simple"]
 claim("improved-cosine-bits", saved.sum(1))
 claim("improved-cosine-rate", saved[:, :2].sum(1))
+claim("improved-vlb-bits", (parts["cosine-hybrid"] - parts["cosine-vlb"]).sum(1))
 
 # %% [markdown]
 # **You should see**
@@ -195,19 +195,18 @@ claim("improved-cosine-rate", saved[:, :2].sum(1))
 
 
 # %%
-def loss(t, net, draw):
+def loss(net, draw, t):
     x0 = digits[torch.randint(len(digits), t.shape, generator=draw)]
     return losses.learned_bound(net, losses.EPS, cosine, x0, t, torch.randn(x0.shape, generator=draw))
 
 
 gain = torch.zeros(2, 3)
 for k in tqdm(range(3), desc="gradients"):
-    net, card = zoo.load_network(f"compare-cosine-hybrid-{k}")
+    net, card = zoo.load_network(f"compare-cosine-vlb-{k}")
     torch.manual_seed(k)
     for i, weights in enumerate((recipes.Recipe(**card["recipe"]).network(), net.requires_grad_())):
         draw = seed(k)
-        asked = partial(loss, net=weights, draw=draw)
-        p, gain[i, k] = metrics.importance_gain(asked, [*weights.parameters()], 1000, 2, draw)
+        p, gain[i, k] = metrics.importance_gain(partial(loss, weights, draw), [*weights.parameters()], 1000, 2, draw)
 print("log2 of the noise saved, fresh and final weights:", *(f"{x:.2f}" for x in gain.flatten().tolist()))
 print("half of the draws fall on t =", int((p.cumsum(0) < 0.5).sum()) + 1, "and below")
 claim("improved-importance", gain[gain.mean(1).argmin()])
@@ -239,6 +238,7 @@ for k in tqdm(range(3), desc="60 samples"):
         rows["hybrid"] = metrics.sample_learned(hybrid[k], cosine, 60, shape, few, 0)
     farther[k] = metrics.kernel_difference(features(rows["small"]), features(rows["hybrid"]), features(test))[0]
 claim("improved-hybrid-draws", farther)
+rows["vlb"] = metrics.sample_learned(zoo.load_learned("compare-cosine-vlb-2")[0], cosine, 12, shape, few, 0)
 show(rows, "ROWS")
 
 # %% [markdown]
