@@ -153,7 +153,6 @@ RECIPES: dict[str, Recipe] = {
     "digits-live": Recipe("digits", SMALL, steps=1000),
     "mnist": Recipe("mnist", SMALL, steps=9000, restart=6000),
     **{f"compare-linear-simple-{seed}": _compared("linear", "simple", seed) for seed in range(3)},
-    **{f"compare-linear-bound-{seed}": _compared("linear", "bound", seed) for seed in range(3)},
     **{f"compare-cosine-simple-{seed}": _compared("cosine", "simple", seed) for seed in range(3)},
     "digits-vp": Recipe(
         "digits", SMALL | {"widths": [40, 80], "head_width": 40}, steps=2000, betas="vp", dequantise=True
