@@ -93,13 +93,12 @@ world, best = isotropic_mixture([1.0], [[0.3]], std=0.4).eps_fn(schedule), gauss
 x0, eps = torch.tensor([[0.7, 0.7, -0.1, -0.1], [1, -1, 1, -1]]).double()[..., None]
 floor = Normal(0.3, 0.4).entropy() / ln2 - losses.prior_term(schedule, x0).mean()  # what the terms cannot undercut
 density = lambda x0, mean, variance: Normal(mean, variance.sqrt()).log_prob(x0)  # noqa: E731
-for steps in (10, 100, 1000):
-    times = uniform_times(1000, steps)
+for times in (uniform_times(1000, steps) for steps in (10, 100, 1000)):
     fixed = (fixed_variance(world, schedule, variance, times) for variance in (fixed_small, fixed_large))
     for name, way in zip(("best", "small", "large"), (best, *fixed), strict=True):
         pairs = torch.tensor(times).unfold(0, 2, 1)[..., None].expand(-1, 2, 4)  # of t and s
         terms = [bound_term(way, schedule, x0, t, s, eps, density).mean() for t, s in pairs]
-        print(f"{steps:4} steps, {name:5} variance: {sum(terms) - floor:.6f} bits over the entropy")
+        print(f"{len(times) - 1:4} steps, {name:5} variance: {sum(terms) - floor:.6f} bits over the entropy")
 
 # %% [markdown]
 # **You should see** a tight bound with the best variance, in any number of steps: the 0.000003 left are the prior. So
@@ -204,16 +203,14 @@ times, walk = uniform_times(1000, 50), partial(ancestral, clip_x0(net, cosine), 
 states = list(walk(start_noise(10, (1, 16, 16), seed(5)), times, generator=seed(6)))
 shared = [last(walk(states[i].x[:1].expand(10, -1, -1, -1), times[i + 1 :], generator=seed(7))) for i in (14, 24, 34)]
 rows = ["guess at 900", "at 700", "at 500", "at 300", "sample", "share x_700", "share x_500", "share x_300"]
-plots.show(
-    plots.grid(torch.cat([states[i].x0 for i in (4, 14, 24, 34, 49)] + shared), rows=rows), "guesses and shared."
-)
+sheet = torch.cat([states[i].x0 for i in (4, 14, 24, 34, 49)] + shared)
+plots.show(plots.grid(sheet, rows=rows), "guesses and shared.")
 a, b, now, noise = *datasets.digits().test[[3, 8]], cosine(500), torch.randn(2, 1, 16, 16, generator=seed(8))
 shares = torch.linspace(0, 1, 10).view(-1, 1, 1, 1)
 pixels, mixed = torch.lerp(a, b, shares), torch.lerp(q_sample(a, noise[0], now), q_sample(b, noise[1], now), shares)
 ends = last(walk(mixed, uniform_times(500, 25), generator=seed(9)))
 plots.show(plots.grid(torch.cat([pixels, ends]), 10, rows=["mixed pixels", "mixed x_500"]), "mix")
-left = ((mixed - now[0] * pixels).flatten(1).var(1) / now[1] ** 2).tolist()
-print("variance of the mixed noise:", *(f"{variance:.2f}" for variance in left))
+print("noise's variance:", *(f"{v:.2f}" for v in (mixed - now[0] * pixels).flatten(1).var(1) / now[1] ** 2))
 
 # %% [markdown]
 # **You should see**
