@@ -26,17 +26,18 @@ import torch
 from torch.distributions import Normal
 from tqdm import tqdm
 
-from ddpm_path.exact import FiniteData, isotropic_mixture
+from ddpm_path import losses
+from ddpm_path.exact import FiniteData, gaussian_reverse, isotropic_mixture
 from ddpm_path.gaussian import discretised_log_prob, fixed_large, fixed_small, posterior, q_sample
 from ddpm_path.guidance import clip_x0
-from ddpm_path.lab import claims, datasets, metrics, plots, zoo
+from ddpm_path.lab import claims, datasets, metrics, plots, small, zoo
 from ddpm_path.lab.exercises import BIN_LOG_PROB, BOUND_WEIGHT, check
-from ddpm_path.losses import bound_term, bound_terms, fixed_variance, prior_term
+from ddpm_path.losses import EPS, X0, bound_term, bound_terms, chain_mean, fixed_variance
 from ddpm_path.samplers import ancestral, decode, last, start_noise
 from ddpm_path.schedule import Discrete, linear_betas, uniform_times
 
 seed = lambda k: torch.Generator().manual_seed(k)  # noqa: E731
-betas, ln2, data = linear_betas(), torch.tensor(2.0).log(), datasets.digits()  # betas[0] is step 1
+betas, ln2, data = linear_betas(), torch.tensor(2.0).log(), datasets.digits(8)  # betas[0] is step 1
 schedule, every = Discrete.from_betas(betas), uniform_times(1000, 1000)
 
 # %% [markdown]
@@ -65,7 +66,7 @@ def term(x0, eps, guess, t):  # with the large variance, beta_t
     return -(normal.cdf(high) - normal.cdf(low)).log2()
 
 
-x0, eps = data.test[:4].double(), torch.randn(4, 1, 16, 16, generator=seed(0), dtype=torch.float64)
+x0, eps = data.test[:4].double(), torch.randn(4, 1, 8, 8, generator=seed(0), dtype=torch.float64)
 reverse = fixed_variance(lambda x, t: 0.9 * eps, schedule, fixed_large)
 for t in (1, 500, 1000):
     by_package = bound_term(reverse, schedule, x0, torch.full((4,), t), torch.full((4,), t - 1), eps)
@@ -87,78 +88,26 @@ print(f"black expected: the bins sum to {mass.sum():.6f}; black has mass {mass[0
 # *Predict before you run:* by how much, with the best variance in 10 steps? With a fixed one in 1,000?
 
 # %%
-mu, var, world = 0.3, 0.16, isotropic_mixture([1.0], [[0.3]], std=0.4).eps_fn(schedule)
+world, best = isotropic_mixture([1.0], [[0.3]], std=0.4).eps_fn(schedule), gaussian_reverse(0.3, 0.16, schedule)
 # Terms are quadratic in x0 and eps: four points of the right mean and variance give the expectation.
 x0, eps = torch.tensor([[0.7, 0.7, -0.1, -0.1], [1, -1, 1, -1]]).double()[..., None]
-floor = Normal(mu, var**0.5).entropy() / ln2 - prior_term(schedule, x0).mean()  # what the terms may not undercut
-
-
-def best(x, t, s):  # adds to the posterior's variance what x_t leaves open of x_0
-    now, then = schedule(t), schedule(s)
-    open_x0 = var / (now[0] ** 2 * var + now[1] ** 2) * (then[0] * fixed_large(now, then) / now[1]) ** 2
-    return fixed_variance(world, schedule, fixed_small)(x, t, s)[0], fixed_small(now, then) + open_x0
-
-
+floor = Normal(0.3, 0.4).entropy() / ln2 - losses.prior_term(schedule, x0).mean()  # what the terms cannot undercut
 density = lambda x0, mean, variance: Normal(mean, variance.sqrt()).log_prob(x0)  # noqa: E731
-for steps in (10, 100, 1000):
-    times = uniform_times(1000, steps)
-    pairs = torch.tensor(times).unfold(0, 2, 1)[..., None].expand(-1, 2, 4)  # of t and s
-    small, large = (fixed_variance(world, schedule, variance, times) for variance in (fixed_small, fixed_large))
-    for name, way in {"best": best, "small": small, "large": large}.items():
+for times in (uniform_times(1000, steps) for steps in (10, 100, 1000)):
+    fixed = (fixed_variance(world, schedule, variance, times) for variance in (fixed_small, fixed_large))
+    for name, way in zip(("best", "small", "large"), (best, *fixed), strict=True):
+        pairs = torch.tensor(times).unfold(0, 2, 1)[..., None].expand(-1, 2, 4)  # of t and s
         terms = [bound_term(way, schedule, x0, t, s, eps, density).mean() for t, s in pairs]
-        print(f"{steps:4} steps, {name:5} variance: {sum(terms) - floor:.6f} bits over the entropy")
+        print(f"{len(times) - 1:4} steps, {name:5} variance: {sum(terms) - floor:.6f} bits over the entropy")
 
 # %% [markdown]
 # **You should see** a tight bound with the best variance, in any number of steps: the 0.000003 left are the prior. So
 # 12 will learn the variance. Fixed, it costs bits even in 1,000 steps; small costs more.
 #
-# ## L against L_simple
+# ## L against L_simple, eps against x_0 and mean
 #
-# Six tiny networks, three seeds each, trained alike but for the loss: the bound $L$, or $L_{\text{simple}}$. We code 80
-# test digits.
-#
-# *Predict:* who needs fewer bits? What costs more, the *rate* ($t > 1$) or the *distortion* $L_0$?
-
-# %%
-nets = {f"{loss} {k}": zoo.load(f"compare-linear-{loss}-{k}")[0] for loss in ("bound", "simple") for k in range(3)}
-
-
-def code(name, net, images=data.test[:80], variance=fixed_large):
-    reverse = metrics.clipped_reverse(net, schedule, None, variance)
-    print(f"{name:20}", bits := metrics.bits(reverse, schedule, images, every))
-    return bits
-
-
-coded = {name: code(name, net) for name, net in nets.items()}
-code("bound 0, fixed-small", nets["bound 0"], variance=fixed_small)
-gain = torch.stack([(coded[f"simple {k}"].total - coded[f"bound {k}"].total).mean() for k in range(3)])
-claims.measure("ddpm-bound-codes", gain.mean(), gain.std() / 3**0.5)
-share = sum(coded[f"simple {k}"].distortion / coded[f"simple {k}"].total for k in range(3)) / 3
-claims.measure("ddpm-fine-detail", share.mean() - 0.5, share.std() / 80**0.5)
-
-# %% [markdown]
-# **You should see**
-#
-# *Predict:* who draws better?
-
-# %%
-recogniser, times = zoo.load_recogniser("digits-recogniser"), uniform_times(1000, 25)
-drawn = {name: metrics.sample(net, schedule, 160, (1, 16, 16), times, 0) for name, net in nets.items()}
-seen, real = {name: recogniser.features(x) for name, x in drawn.items()}, recogniser.features(data.test)
-for name, x in drawn.items():
-    recognised, distance = metrics.recognised(recogniser, x, None)[0], metrics.kernel_distance(seen[name], real)
-    print(f"{name}: recognised {recognised:.2f}, kernel distance {distance:.0f}")
-worse = torch.tensor([metrics.kernel_difference(seen[f"bound {k}"], seen[f"simple {k}"], real)[0] for k in range(3)])
-claims.measure("ddpm-simple-draws", worse.mean(), worse.std() / 3**0.5)
-plots.show(plots.grid(torch.cat([x[:10] for x in drawn.values()]), rows=list(drawn)), "Six rows of drawn digits.")
-
-# %% [markdown]
-# **You should see**
-#
-# ## Why eps?
-#
-# The bound weighs a squared error by what it costs in bits; an unweighted loss pretends that all $t$ weigh the same.
-# A network may predict $\epsilon$, $x_0$ or the mean $\tilde\mu$: one knowledge, three weights.
+# An unweighted squared error pretends that all $t$ weigh the same in the bound. A network may predict $\epsilon$, $x_0$
+# or the mean $\tilde\mu$: one knowledge, three errors, three weights [eq. 12].
 #
 # *Predict:* whose weight is the flattest?
 
@@ -166,9 +115,55 @@ plots.show(plots.grid(torch.cat([x[:10] for x in drawn.values()]), rows=list(dra
 now, then = schedule(torch.arange(2, 1001)), schedule(torch.arange(1, 1000))
 of_mean = 1 / (2 * betas[1:] * ln2)  # bits that a unit squared error of the mean costs: KL with variance beta_t
 of_x0 = of_mean * (then[0] * betas[1:] / now[1] ** 2) ** 2
-weights = {"mean": of_mean, "x0": of_x0, "eps [eq. 12]": of_x0 * (now[1] / now[0]) ** 2}
+weights = {"mean": of_mean, "x0": of_x0, "eps": of_x0 * (now[1] / now[0]) ** 2}
 relative = {name: weight / weight.mean() for name, weight in weights.items()}
 plots.show(plots.log_curves(range(2, 1001), relative, "t", "weight / its mean"), "Weight over t for three predictions.")
+
+# %% [markdown]
+# **You should see** eps the flattest.
+#
+# Now the paper's table 2 in small: MLPs on digits at their original 8x8, trained on the bound $L$ or on
+# $L_{\text{simple}}$; for eps three seeds each.
+#
+# *Predict:* who needs fewer bits? What costs more, the *rate* ($t > 1$) or the *distortion* $L_0$?
+
+# %%
+objectives, nets = {"L": losses.bound_loss(fixed_large), "simple": losses.simple}, {}
+for loss, objective in objectives.items():
+    for name, prediction, k in [*(("eps", EPS, k) for k in range(3)), ("x0", X0, 0), ("mean", chain_mean(schedule), 0)]:
+        nets[f"{name} {loss} {k}"] = small.learn(objective, prediction, schedule, data.train, k)
+
+
+def code(name, net, images=data.test, variance=fixed_large):
+    reverse = metrics.clipped_reverse(net, schedule, None, variance)
+    print(f"{name:20}", bits := metrics.bits(reverse, schedule, images, every))
+    return bits
+
+
+coded = {name: code(name, net) for name, net in nets.items()}
+code("eps L 0, fixed-small", nets["eps L 0"], variance=fixed_small)
+gain = torch.stack([(coded[f"eps simple {k}"].total - coded[f"eps L {k}"].total).mean() for k in range(3)])
+claims.measure("ddpm-bound-codes", gain.mean(), gain.std() / 3**0.5)
+share = sum(coded[f"eps simple {k}"].distortion / coded[f"eps simple {k}"].total for k in range(3)) / 3
+claims.measure("ddpm-fine-detail", share.mean() - 0.5, share.std() / len(share) ** 0.5)
+
+# %% [markdown]
+# **You should see**
+#
+# *Predict:* who draws better?
+
+# %%
+recogniser, times = zoo.load_recogniser("digits-recogniser"), uniform_times(1000, 100)
+double = partial(torch.nn.functional.interpolate, scale_factor=2, mode="bicubic")  # as the recogniser's 16x16 were made
+drawn = {name: metrics.sample(net, schedule, 500, (1, 8, 8), times, 0) for name, net in nets.items()}
+seen, real = {name: recogniser.features(double(x)) for name, x in drawn.items()}, recogniser.features(double(data.test))
+for name in nets:
+    print(f"{name:14} kernel distance {metrics.kernel_distance(seen[name], real):.0f}")
+worse = torch.tensor(
+    [metrics.kernel_difference(seen[f"eps L {k}"], seen[f"eps simple {k}"], real)[0] for k in range(3)]
+)
+claims.measure("ddpm-simple-draws", worse.mean(), worse.std() / 3**0.5)
+plots.show(plots.grid(torch.cat([x[:16] for x in drawn.values()]), 16, rows=list(drawn)), "Rows of drawn digits.")
 
 # %% [markdown]
 # **You should see**
@@ -182,13 +177,13 @@ plots.show(plots.log_curves(range(2, 1001), relative, "t", "weight / its mean"),
 
 # %%
 rate = {}
-for loss in ("bound", "simple"):
-    eps_fn = clip_x0(nets[f"{loss} 0"], schedule)
-    terms = bound_terms(fixed_variance(eps_fn, schedule, fixed_large), schedule, data.test[:16], every, seed(0))
+for loss in objectives:
+    eps_fn = clip_x0(nets[f"eps {loss} 0"], schedule)
+    terms = bound_terms(fixed_variance(eps_fn, schedule, fixed_large), schedule, data.test, every, seed(0))
     rate[loss] = torch.stack(list(tqdm(terms, total=1000, desc=loss))).mean(1)
 plots.show(plots.log_curves(every[:-1], rate, "t", "bits/dim of the term"), "Bits of each term over t.")
 sent = rate["simple"].cumsum(0) - rate["simple"]
-of_eps = metrics.loss_by_level(lambda x, t, _: eps_fn(x, t), schedule, data.test[:16], None, every[:-1])
+of_eps = metrics.loss_by_level(lambda x, t, _: eps_fn(x, t), schedule, data.test, None, every[:-1])
 error = 127.5 * of_eps.sqrt() * (schedule.std / schedule.scale)[1:].flip(0)  # of x_0: that of eps, times std / scale
 plots.show(
     plots.curves(sent, {"simple 0": error}, "rate so far, bits/dim", "error of the guess"), "Distortion over rate."
@@ -206,17 +201,16 @@ print(*(f"x_{t}: rate {sent[-t]:.3f}, error {error[-t]:.1f}" for t in (1000, 800
 net, cosine = zoo.load("digits")
 times, walk = uniform_times(1000, 50), partial(ancestral, clip_x0(net, cosine), cosine)
 states = list(walk(start_noise(10, (1, 16, 16), seed(5)), times, generator=seed(6)))
-guesses = [states[i].x0 for i in (4, 14, 24, 34, 49)]
 shared = [last(walk(states[i].x[:1].expand(10, -1, -1, -1), times[i + 1 :], generator=seed(7))) for i in (14, 24, 34)]
 rows = ["guess at 900", "at 700", "at 500", "at 300", "sample", "share x_700", "share x_500", "share x_300"]
-plots.show(plots.grid(torch.cat(guesses + shared), 10, rows=rows), "guesses and shared.")
-a, b, now, noise = *data.test[[3, 8]], cosine(500), torch.randn(2, 1, 16, 16, generator=seed(8))
+sheet = torch.cat([states[i].x0 for i in (4, 14, 24, 34, 49)] + shared)
+plots.show(plots.grid(sheet, rows=rows), "guesses and shared.")
+a, b, now, noise = *datasets.digits().test[[3, 8]], cosine(500), torch.randn(2, 1, 16, 16, generator=seed(8))
 shares = torch.linspace(0, 1, 10).view(-1, 1, 1, 1)
 pixels, mixed = torch.lerp(a, b, shares), torch.lerp(q_sample(a, noise[0], now), q_sample(b, noise[1], now), shares)
 ends = last(walk(mixed, uniform_times(500, 25), generator=seed(9)))
 plots.show(plots.grid(torch.cat([pixels, ends]), 10, rows=["mixed pixels", "mixed x_500"]), "mix")
-left = (mixed - now[0] * pixels).flatten(1).var(1) / now[1] ** 2
-print("variance of the mixed noise:", *(f"{variance:.2f}" for variance in left))
+print("noise's variance:", *(f"{v:.2f}" for v in (mixed - now[0] * pixels).flatten(1).var(1) / now[1] ** 2))
 
 # %% [markdown]
 # **You should see**
@@ -229,10 +223,10 @@ print("variance of the mixed noise:", *(f"{variance:.2f}" for variance in left))
 
 # %%
 budget, at = {}, [1, 3, 10, 30, 100, 200, 400, 600, 800, 1000]
-for who, net in {"network": nets["simple 0"], "by heart": metrics.by_heart(data, schedule)}.items():
+for who, net in {"network": nets["eps simple 0"], "by heart": metrics.by_heart(data, schedule)}.items():
     for split, images in {"train": data.train, "test": data.test}.items():
-        budget[f"{who}, {split}"] = metrics.loss_by_level(net, schedule, images[:256], None, at)
-        code(f"{who}, {split}", net, images[:80])
+        budget[f"{who}, {split}"] = metrics.loss_by_level(net, schedule, images[:355], None, at)
+        code(f"{who}, {split}", net, images[:355])
 plots.show(plots.loss_by_level(at, budget), "Error of eps over t.")
 
 # %% [markdown]
