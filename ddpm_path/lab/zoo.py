@@ -8,7 +8,7 @@ from typing import Any
 from safetensors import SafetensorError
 from safetensors.torch import load as unpack
 from safetensors.torch import save as pack
-from torch import nn
+from torch import Tensor, nn
 
 from ddpm_path.lab.datasets import DATA
 from ddpm_path.lab.errors import unknown
@@ -46,7 +46,7 @@ def load_network(name: str, folder: Path = ZOO) -> tuple[UNet, Card]:
     if content["kind"] != "diffusion":
         raise ValueError(f"{name!r} is a classifier for the metrics, not a diffusion model: use load_recogniser")
     net = Recipe(**content["recipe"]).network()
-    _fill(net, name, content, folder)
+    _fill(net, name, folder)
     return net, content
 
 
@@ -68,7 +68,7 @@ def load_recogniser(name: str, folder: Path = ZOO) -> Recogniser:
     if content["kind"] != "recogniser":
         raise ValueError(f"{name!r} is a diffusion model, not a classifier: use load")
     net = Recogniser(**content["recipe"]["net"])
-    _fill(net, name, content, folder)
+    _fill(net, name, folder)
     return net
 
 
@@ -82,20 +82,27 @@ def save(name: str, net: nn.Module, content: Card, folder: Path) -> None:
         part.write_text(json.dumps(content | {"sha256": _digest(packed)}, indent=2) + "\n", encoding="utf-8")
 
 
-def _fill(net: nn.Module, name: str, content: Card, folder: Path) -> None:
-    path = folder / f"{name}.safetensors"
+def verify(name: str, folder: Path = ZOO) -> dict[str, Tensor]:
+    """A model's tensors as they lie on disk; ValueError unless they are what its card says."""
+    content, path = card(name, folder), folder / f"{name}.safetensors"
     packed = path.read_bytes() if path.exists() else b""
     if _digest(packed) != content["sha256"]:
         what = "is damaged (its SHA-256 is not its card's)" if packed else "is missing"
         raise ValueError(f"{path} {what}: fetch it again, or make it anew with `python -m ddpm_path train {name}`")
     try:
-        weights = unpack(packed)
+        return unpack(packed)
     except SafetensorError as error:
         raise ValueError(f"{path} is not a safetensors file: {error}") from error
+
+
+def _fill(net: nn.Module, name: str, folder: Path) -> None:
+    weights = verify(name, folder)
     expected = {key for key, value in net.state_dict().items() if value.is_floating_point()}
     if weights.keys() != expected:
         odd = sorted(weights.keys() ^ expected)[0]
-        raise ValueError(f"{path} does not fit its card's network: tensor {odd!r} is in one of the two only")
+        raise ValueError(
+            f"{folder / name}.safetensors does not fit its card's network: tensor {odd!r} is in one of the two only"
+        )
     net.load_state_dict({key: value.float() for key, value in weights.items()}, strict=False)
     net.eval().requires_grad_(False)
 
