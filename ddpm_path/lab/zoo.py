@@ -16,7 +16,7 @@ from ddpm_path.lab.errors import unknown
 from ddpm_path.lab.files import replacing
 from ddpm_path.lab.metrics import Recogniser
 from ddpm_path.lab.recipes import PREDICTIONS, ClassifierRecipe, Recipe
-from ddpm_path.losses import Network, as_eps, on_clock
+from ddpm_path.losses import Network, as_learned, on_clock
 from ddpm_path.schedule import Schedule
 from ddpm_path.unet import UNet
 
@@ -59,8 +59,20 @@ def load(name: str, folder: Path = ZOO) -> tuple[Network, Schedule]:
     """
     net, content = load_network(name, folder)
     recipe = Recipe(**content["recipe"])
+    return recipe.as_eps(net), recipe.schedule()
+
+
+def load_learned(name: str, folder: Path = ZOO) -> tuple[Network, Schedule]:
+    """A network that learned its variance, net(x, t, label=None) -> (eps, o) in twice the channels, and its schedule.
+
+    For `ancestral_learned` and `learned_reverse`; `load` answers its eps alone. ValueError also for a model without.
+    """
+    net, content = load_network(name, folder)
+    recipe = Recipe(**content["recipe"])
+    if not recipe.learned:
+        raise ValueError(f"{name!r} learned no variance: use load, and `ancestral` with a fixed one")
     schedule = recipe.schedule()
-    return as_eps(on_clock(net, recipe.T / schedule.T), PREDICTIONS[recipe.prediction], schedule), schedule
+    return as_learned(on_clock(net, recipe.T / schedule.T), PREDICTIONS[recipe.prediction], schedule), schedule
 
 
 def load_recogniser(name: str, folder: Path = ZOO) -> Recogniser:
