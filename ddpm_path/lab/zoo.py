@@ -16,8 +16,8 @@ from ddpm_path.lab.errors import unknown
 from ddpm_path.lab.files import replacing
 from ddpm_path.lab.metrics import Recogniser
 from ddpm_path.lab.recipes import PREDICTIONS, ClassifierRecipe, Recipe
-from ddpm_path.losses import Network, as_eps
-from ddpm_path.schedule import Discrete
+from ddpm_path.losses import Network, as_eps, on_clock
+from ddpm_path.schedule import Schedule
 from ddpm_path.unet import UNet
 
 ZOO = DATA / "zoo"
@@ -51,7 +51,7 @@ def load_network(name: str, folder: Path = ZOO) -> tuple[UNet, Card]:
     return net, content
 
 
-def load(name: str, folder: Path = ZOO) -> tuple[Network, Discrete]:
+def load(name: str, folder: Path = ZOO) -> tuple[Network, Schedule]:
     """A noise predictor, net(x, t, label=None) -> eps, and the schedule that it was trained on.
 
     Labels are class indices (B,); leave them out for the null label. ValueError for an unknown name, and if the
@@ -60,7 +60,7 @@ def load(name: str, folder: Path = ZOO) -> tuple[Network, Discrete]:
     net, content = load_network(name, folder)
     recipe = Recipe(**content["recipe"])
     schedule = recipe.schedule()
-    return as_eps(net, PREDICTIONS[recipe.prediction], schedule), schedule
+    return as_eps(on_clock(net, recipe.T / schedule.T), PREDICTIONS[recipe.prediction], schedule), schedule
 
 
 def load_recogniser(name: str, folder: Path = ZOO) -> Recogniser:
@@ -73,7 +73,7 @@ def load_recogniser(name: str, folder: Path = ZOO) -> Recogniser:
     return net
 
 
-def load_classifier(name: str, folder: Path = ZOO) -> tuple[NoisyClassifier, Discrete]:
+def load_classifier(name: str, folder: Path = ZOO) -> tuple[NoisyClassifier, Schedule]:
     """A classifier of noisy images, to guide with, and the schedule whose times it knows: the guided model's."""
     content = card(name, folder)
     if content["kind"] != "classifier":
