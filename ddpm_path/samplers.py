@@ -222,8 +222,8 @@ def annealed_langevin(
 
     x (B, ...) is the start; times, which fall strictly, are the levels, `steps` updates of `langevin` each. One `step`
     serves all, for alg. 1 has alpha_i = epsilon std_i^2 / std_L^2: here step = epsilon / std_L^2 with the published
-    code's epsilon, half of that with the paper's. If the last time is 0 one more call leads there: the denoising
-    x + std_L^2 score of [Song & Ermon 2020, alg. 3], without noise. From level to level x / scale is kept, so on any schedule
+    code's epsilon, half of that with the paper's. If the last time is 0 one more call leads there, without noise: the
+    denoising x + std_L^2 score [Song & Ermon 2020, alg. 3]. From level to level x / scale is kept, so on any schedule
     it is the walk on `VE` (where the papers are), rescaled. Errors as in `langevin` and `ancestral`.
     """
     _check_langevin(step, steps)
