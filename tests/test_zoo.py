@@ -64,7 +64,7 @@ def test_shipped_cards_tell_the_recipe_that_makes_them(name):
         assert name not in zoo.names()
         return
     recipe = {**recipes.RECIPES, **recipes.RECOGNISERS}[name]
-    assert zoo.card(name)["recipe"] == json.loads(json.dumps(recipe, default=vars))
+    assert type(recipe)(**zoo.card(name)["recipe"]) == recipe  # a field that is younger than the card has its default
 
 
 def test_a_damaged_card_or_the_wrong_kind_is_named(saved):

@@ -6,7 +6,18 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from ddpm_path.losses import EPS, X0, Prediction, V
-from ddpm_path.schedule import Discrete, cosine_betas, linear_betas, scaled_linear_betas
+from ddpm_path.schedule import (
+    VE,
+    VP,
+    Discrete,
+    Schedule,
+    SubVP,
+    cosine_betas,
+    even_times,
+    linear_betas,
+    scaled_linear_betas,
+    uniform_times,
+)
 from ddpm_path.unet import UNet
 
 BETAS: dict[str, Callable[[int], Tensor]] = {
@@ -14,6 +25,7 @@ BETAS: dict[str, Callable[[int], Tensor]] = {
     "scaled-linear": scaled_linear_betas,
     "cosine": cosine_betas,
 }
+SDES: dict[str, Callable[[], Schedule]] = {"vp": VP, "sub-vp": SubVP, "ve": VE}
 PREDICTIONS: dict[str, Prediction] = {"eps": EPS, "x0": X0, "v": V}
 
 
@@ -21,10 +33,12 @@ PREDICTIONS: dict[str, Prediction] = {"eps": EPS, "x0": X0, "v": V}
 class Recipe:
     """All that makes a diffusion model, as plain values that its card repeats.
 
-    data: a name of `datasets.DATASETS`; net: the arguments of `UNet`; betas and prediction: names of the tables
-    above. lr rises over `warmup` steps and falls to 0 on a half cosine, and does so once more from step `restart` on,
-    if that is not 0 [Loshchilov & Hutter 2017]; `label_dropout` is the share of examples that train the null label;
-    `ema` is the largest decay of the moving average.
+    data: a name of `datasets.DATASETS`; net: the arguments of `UNet`; prediction and betas: names of the tables above.
+    betas names a chain of T steps, or an SDE in continuous time; its network is handed T * t, as of a chain that long.
+    `dequantise` moves each pixel about its bin, afresh in each batch, for likelihoods. lr rises over `warmup` steps and
+    falls to 0 on a half cosine, and does so once more from step `restart` on, if that is not 0 [Loshchilov & Hutter
+    2017]; `label_dropout` is the share of examples that train the null label; `ema` is the largest decay of the moving
+    average.
     """
 
     data: str
@@ -41,11 +55,18 @@ class Recipe:
     clip: float = 1.0
     ema: float = 0.999
     label_dropout: float = 0.1
+    dequantise: bool = False
     seed: int = 0
 
-    def schedule(self) -> Discrete:
+    def schedule(self) -> Schedule:
         """The noise schedule it is trained on."""
-        return Discrete.from_betas(BETAS[self.betas](self.T))
+        return SDES[self.betas]() if self.betas in SDES else Discrete.from_betas(BETAS[self.betas](self.T))
+
+    def times(self, steps: int) -> list[float]:
+        """An even grid of so many steps from the last time to data, on a chain of at most its T."""
+        if self.betas in SDES:
+            return even_times(self.schedule(), steps, 1e-3)
+        return [float(t) for t in uniform_times(self.T, min(steps, self.T))]
 
     def network(self) -> UNet:
         """A fresh network, its weights drawn from torch's default generator."""
@@ -75,6 +96,9 @@ RECIPES: dict[str, Recipe] = {
     "digits": Recipe("digits", SMALL, steps=3000),
     "digits-live": Recipe("digits", SMALL, steps=1000),
     "mnist": Recipe("mnist", SMALL, steps=9000, restart=6000),
+    "digits-vp": Recipe(
+        "digits", SMALL | {"widths": [40, 80], "head_width": 40}, steps=2000, betas="vp", dequantise=True
+    ),
 }
 RECOGNISERS: dict[str, RecogniserRecipe] = {
     "digits-recogniser": RecogniserRecipe("digits", epochs=30),

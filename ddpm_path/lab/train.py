@@ -18,12 +18,12 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ddpm_path.lab import metrics, plots, recipes, zoo
-from ddpm_path.lab.datasets import DATASETS, Images, check_images
+from ddpm_path.lab.datasets import DATASETS, Images, check_images, dequantise
 from ddpm_path.lab.errors import unknown
 from ddpm_path.lab.files import replacing
 from ddpm_path.lab.recipes import Recipe
-from ddpm_path.losses import Network, as_eps, simple
-from ddpm_path.schedule import Discrete, uniform_times
+from ddpm_path.losses import Network, as_eps, on_clock, simple
+from ddpm_path.schedule import Schedule
 from ddpm_path.unet import UNet
 
 
@@ -69,6 +69,10 @@ def train(recipe: Recipe, data: Images, folder: Path | None = None, save_every: 
         log = _resume(folder, recipe, net, ema, optimiser)
     schedule, prediction = recipe.schedule(), recipes.PREDICTIONS[recipe.prediction]
     images, labels = data.train.to(device), data.train_labels.to(device)
+    asked = on_clock(net, recipe.T / schedule.T)
+    draw_times = partial(stratified_times, recipe.batch, recipe.T)
+    if recipe.betas in recipes.SDES:
+        draw_times = partial(stratified_moments, recipe.batch, schedule.first, schedule.T)
 
     first, earlier, began = len(log), log[-1].seconds if log else 0.0, time.perf_counter()
     steps = tqdm(range(first, recipe.steps), initial=first, total=recipe.steps, desc="training", unit="step")
@@ -78,15 +82,16 @@ def train(recipe: Recipe, data: Images, folder: Path | None = None, save_every: 
             torch.manual_seed(step_seed ^ 0x5EED)  # for dropout
             draw = torch.Generator().manual_seed(step_seed)
             at = _batch(step, recipe, len(images)).to(device)
-            t = stratified_times(recipe.batch, recipe.T, draw)
+            t = draw_times(draw)
             eps = torch.randn(recipe.batch, *images.shape[1:], generator=draw).to(device)
             dropped = torch.rand(recipe.batch, generator=draw).to(device) < recipe.label_dropout
             label = labels[at].masked_fill(dropped, net.classes) if net.classes else None
+            x0 = dequantise(images[at], draw) if recipe.dequantise else images[at]
 
             lr = learning_rate(step, recipe)
             for group in optimiser.param_groups:
                 group["lr"] = lr
-            loss = simple(partial(net, label=label), prediction, schedule, images[at], t, eps).mean()
+            loss = simple(partial(asked, label=label), prediction, schedule, x0, t, eps).mean()
             optimiser.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             grad_norm = torch.nn.utils.clip_grad_norm_(net.parameters(), recipe.clip)
@@ -141,6 +146,12 @@ def stratified_times(batch: int, T: int, generator: torch.Generator) -> Tensor:
     return (1 + (u.double() * T).floor()).clamp(max=T)
 
 
+def stratified_moments(batch: int, first: float, last: float, generator: torch.Generator) -> Tensor:
+    """As `stratified_times`, on an SDE: real times in [first, last], (batch,) float64."""
+    u = (torch.arange(batch) + torch.rand(batch, generator=generator, dtype=torch.float64)) / batch
+    return first + (last - first) * u
+
+
 def learning_rate(step: int, recipe: Recipe) -> float:
     """A linear rise over the warm-up (never 0), then a half cosine down to 0; all of it again after a restart."""
     start, end = (recipe.restart, recipe.steps) if step >= recipe.restart else (0, recipe.restart)
@@ -184,11 +195,11 @@ def _save(folder: Path, recipe: Recipe, net: UNet, ema: UNet, optimiser: torch.o
 
 def _picture(path: Path, recipe: Recipe, data: Images, net: UNet, ema: UNet) -> None:
     """One fixed-seed grid, to see a run improve: two rows of the raw network, two of the average."""
-    schedule, times = recipe.schedule(), uniform_times(recipe.T, min(25, recipe.T))
+    schedule, times = recipe.schedule(), recipe.times(25)
     shape, labels, rows = data.train.shape[1:], metrics.balanced_labels(20, net.classes), []
     for weights in (net, ema):
         eval_net = copy.deepcopy(weights).cpu().eval()
-        eps_net = as_eps(eval_net, recipes.PREDICTIONS[recipe.prediction], schedule)
+        eps_net = as_eps(on_clock(eval_net, recipe.T / schedule.T), recipes.PREDICTIONS[recipe.prediction], schedule)
         rows.append(metrics.sample(eps_net, schedule, 20, shape, times, 0, labels))
     plots.save(plots.grid(torch.cat(rows)), path)
 
@@ -247,16 +258,19 @@ def measure(name: str, folder: Path, data: Images) -> None:
     """Measure a model as it lies in `folder`, in half precision, and write the results into its card."""
     net, card = zoo.load_network(name, folder)
     eps_net, schedule = zoo.load(name, folder)
+    recipe = Recipe(**card["recipe"])
 
-    times = [1, 10, 50, *range(100, schedule.T + 1, 100)]
+    times = [t / recipe.T * schedule.T for t in (1, 10, 50, *range(100, recipe.T + 1, 100))]
     table = eps_by_level(eps_net, schedule, data, times, labelled=net.classes > 0)
-    print("eps error by noise level (doing nothing: 1)\n" + " ".join(f"{t:>9}" for t in ["t", *times]))
+    print(
+        "eps error by noise level (doing nothing: 1)\n" + " ".join(f"{t:>9}" for t in ["t", *(f"{t:g}" for t in times)])
+    )
     for label, row in table.items():
         print(f"{label:>9} " + " ".join(f"{v:9.4f}" for v in row.tolist()))
     plots.save(plots.loss_by_level(times, table), folder / "loss-by-level.png")
 
-    settings: metrics.Settings = {"weights": "ema", "sampler": "ancestral", "steps": min(50, schedule.T), "seed": 0}
-    grid, labels = uniform_times(schedule.T, min(50, schedule.T)), metrics.balanced_labels(2000, net.classes)
+    grid, labels = recipe.times(50), metrics.balanced_labels(2000, net.classes)
+    settings: metrics.Settings = {"weights": "ema", "sampler": "ancestral", "steps": len(grid) - 1, "seed": 0}
     samples = metrics.sample(eps_net, schedule, 2000, data.train.shape[1:], grid, 0, labels)
     plots.save(plots.grid(samples[:100]), folder / "samples.png")
     results = metrics.quality(zoo.load_recogniser(f"{data.name}-recogniser"), data, samples, labels, settings)
@@ -266,7 +280,7 @@ def measure(name: str, folder: Path, data: Images) -> None:
 
 
 def eps_by_level(
-    eps_net: Network, schedule: Discrete, data: Images, times: Sequence[float], labelled: bool = True
+    eps_net: Network, schedule: Schedule, data: Images, times: Sequence[float], labelled: bool = True
 ) -> dict[str, Tensor]:
     """The eps error of a network on training and test images, beside the training set's own optimum."""
     n = min(256, len(data.test))

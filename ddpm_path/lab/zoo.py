@@ -15,8 +15,8 @@ from ddpm_path.lab.errors import unknown
 from ddpm_path.lab.files import replacing
 from ddpm_path.lab.metrics import Recogniser
 from ddpm_path.lab.recipes import PREDICTIONS, Recipe
-from ddpm_path.losses import Network, as_eps
-from ddpm_path.schedule import Discrete
+from ddpm_path.losses import Network, as_eps, on_clock
+from ddpm_path.schedule import Schedule
 from ddpm_path.unet import UNet
 
 ZOO = DATA / "zoo"
@@ -50,7 +50,7 @@ def load_network(name: str, folder: Path = ZOO) -> tuple[UNet, Card]:
     return net, content
 
 
-def load(name: str, folder: Path = ZOO) -> tuple[Network, Discrete]:
+def load(name: str, folder: Path = ZOO) -> tuple[Network, Schedule]:
     """A noise predictor, net(x, t, label=None) -> eps, and the schedule that it was trained on.
 
     Labels are class indices (B,); leave them out for the null label. ValueError for an unknown name, and if the
@@ -59,7 +59,7 @@ def load(name: str, folder: Path = ZOO) -> tuple[Network, Discrete]:
     net, content = load_network(name, folder)
     recipe = Recipe(**content["recipe"])
     schedule = recipe.schedule()
-    return as_eps(net, PREDICTIONS[recipe.prediction], schedule), schedule
+    return as_eps(on_clock(net, recipe.T / schedule.T), PREDICTIONS[recipe.prediction], schedule), schedule
 
 
 def load_recogniser(name: str, folder: Path = ZOO) -> Recogniser:
