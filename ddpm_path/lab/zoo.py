@@ -15,10 +15,24 @@ from ddpm_path.lab.datasets import DATA
 from ddpm_path.lab.errors import unknown
 from ddpm_path.lab.files import replacing
 from ddpm_path.lab.metrics import Recogniser
+from ddpm_path.lab.published import classifier_from_published, from_published
 from ddpm_path.lab.recipes import PREDICTIONS, ClassifierRecipe, Recipe
 from ddpm_path.losses import Network, as_learned, on_clock
 from ddpm_path.schedule import Schedule
 from ddpm_path.unet import UNet
+
+__all__ = [
+    "ZOO",
+    "Card",
+    "card",
+    "classifier_from_published",
+    "from_published",
+    "load",
+    "load_network",
+    "load_recogniser",
+    "names",
+    "save",
+]
 
 ZOO = DATA / "zoo"
 Card = dict[str, Any]
