@@ -23,7 +23,7 @@ class Place(NamedTuple):
         return self.rank == 0
 
     def share(self, batch: int) -> slice:
-        """This process's part of a global batch; ValueError unless the batch divides evenly."""
+        """The part of a global batch that is this process's; ValueError unless it divides evenly."""
         if batch % self.of:
             raise ValueError(f"batch {batch} cannot be divided among {self.of} processes: choose a multiple")
         part = batch // self.of
@@ -39,7 +39,7 @@ class Place(NamedTuple):
 
 @contextmanager
 def placed() -> Iterator[Place]:
-    """This process's place, connected to the others if torchrun started it: CUDA before MPS before the CPU."""
+    """The place of this process, connected to the others if torchrun started it: CUDA before MPS before the CPU."""
     if "LOCAL_RANK" not in os.environ:
         device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
         yield Place(0, 1, torch.device(device))

@@ -15,10 +15,24 @@ from ddpm_path.lab.datasets import DATA
 from ddpm_path.lab.errors import unknown
 from ddpm_path.lab.files import replacing
 from ddpm_path.lab.metrics import Recogniser
+from ddpm_path.lab.published import classifier_from_published, from_published
 from ddpm_path.lab.recipes import PREDICTIONS, ClassifierRecipe, Recipe
-from ddpm_path.losses import Network, as_eps, on_clock
+from ddpm_path.losses import Network, as_learned, on_clock
 from ddpm_path.schedule import Schedule
 from ddpm_path.unet import UNet
+
+__all__ = [
+    "ZOO",
+    "Card",
+    "card",
+    "classifier_from_published",
+    "from_published",
+    "load",
+    "load_network",
+    "load_recogniser",
+    "names",
+    "save",
+]
 
 ZOO = DATA / "zoo"
 Card = dict[str, Any]
@@ -59,8 +73,20 @@ def load(name: str, folder: Path = ZOO) -> tuple[Network, Schedule]:
     """
     net, content = load_network(name, folder)
     recipe = Recipe(**content["recipe"])
+    return recipe.as_eps(net), recipe.schedule()
+
+
+def load_learned(name: str, folder: Path = ZOO) -> tuple[Network, Schedule]:
+    """A network that learned its variance, net(x, t, label=None) -> (eps, o) in twice the channels, and its schedule.
+
+    For `ancestral_learned` and `learned_reverse`; `load` answers its eps alone. ValueError also for a model without.
+    """
+    net, content = load_network(name, folder)
+    recipe = Recipe(**content["recipe"])
+    if not recipe.learned:
+        raise ValueError(f"{name!r} learned no variance: use load, and `ancestral` with a fixed one")
     schedule = recipe.schedule()
-    return as_eps(on_clock(net, recipe.T / schedule.T), PREDICTIONS[recipe.prediction], schedule), schedule
+    return as_learned(on_clock(net, recipe.T / schedule.T), PREDICTIONS[recipe.prediction], schedule), schedule
 
 
 def load_recogniser(name: str, folder: Path = ZOO) -> Recogniser:
@@ -80,7 +106,7 @@ def load_classifier(name: str, folder: Path = ZOO) -> tuple[NoisyClassifier, Sch
         raise ValueError(f"{name!r} is a {content['kind']} model, not a classifier of noisy images: it has no t")
     recipe = ClassifierRecipe(**content["recipe"])
     net = recipe.network()
-    _fill(net, name, content, folder)
+    _fill(net, name, folder)
     return net, recipe.schedule()
 
 
