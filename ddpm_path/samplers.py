@@ -211,6 +211,94 @@ def _ddim(
         yield State(s, x, x0)
 
 
+def langevin(
+    eps_fn: EpsFn,
+    schedule: Schedule,
+    x: Tensor,
+    t: float,
+    step: float,
+    steps: int,
+    after: After | None = None,
+    generator: torch.Generator | None = None,
+) -> Iterator[State]:
+    """Langevin dynamics at one noise level: small steps uphill on log p_t, and fresh noise at each [Song 2019, eq. 4].
+
+    Each of `steps` updates adds step * std^2 * score + sqrt(2 * step) * std * noise, and is one network call and one
+    state at the same t. So `step` = alpha / std^2 in the convention of the published image code, alpha and
+    sqrt(2 alpha); the paper's own, alpha / 2 and sqrt(alpha), is step = alpha / (2 std^2). `after` as in `ancestral`.
+    ValueError for a bad t, step or start at the call; FloatingPointError once x is no longer finite.
+    """
+    _check_langevin(step, steps)
+    if t <= 0:
+        raise ValueError(f"Langevin dynamics at t = {t}: data have no noise there, choose a time with some")
+    times, levels = _check(schedule, x, [t, 0])
+    draw = noise_source(len(x), x.shape[1:], generator, x.dtype, x.device)
+    return _langevin(eps_fn, x, times[:1], levels[:1], step, steps, after, draw)
+
+
+def annealed_langevin(
+    eps_fn: EpsFn,
+    schedule: Schedule,
+    x: Tensor,
+    times: Sequence[float],
+    step: float,
+    steps: int,
+    after: After | None = None,
+    generator: torch.Generator | None = None,
+) -> Iterator[State]:
+    """Langevin dynamics at one noise level after the other, each from where the last one ended [Song 2019, alg. 1].
+
+    x (B, ...) is the start; times, which fall strictly, are the levels, `steps` updates of `langevin` each. One `step`
+    serves all, for alg. 1 has alpha_i = epsilon std_i^2 / std_L^2: here step = epsilon / std_L^2 with the published
+    code's epsilon, half of that with the paper's. If the last time is 0 one more call leads there, without noise: the
+    denoising x + std_L^2 score [Song & Ermon 2020, alg. 3]. From level to level x / scale is kept, so on any schedule
+    it is the walk on `VE` (where the papers are), rescaled. Errors as in `langevin` and `ancestral`.
+    """
+    _check_langevin(step, steps)
+    times, levels = _check(schedule, x, times)
+    draw = noise_source(len(x), x.shape[1:], generator, x.dtype, x.device)
+    return _langevin(eps_fn, x, times, levels, step, steps, after, draw)
+
+
+@torch.no_grad()
+def _langevin(
+    eps_fn: EpsFn,
+    x: Tensor,
+    times: Sequence[float],
+    levels: Levels,
+    step: float,
+    steps: int,
+    after: After | None,
+    draw: Noise,
+) -> Iterator[State]:
+    previous, before = times[0], levels[0]
+    for t, now in zip(times, levels, strict=True):
+        scale, std = now
+        if std == 0:  # data: the network is asked at the last level with noise
+            x = x0 = x0_from_eps(x, _ask(eps_fn, x, previous), before)
+            yield State(t, x if after is None else after(x, t), x0)
+            return
+        x = x * expand(scale / before[0], x)
+        for _ in range(steps):
+            eps = _ask(eps_fn, x, t)
+            x0 = x0_from_eps(x, eps, now)
+            x = x - step * std * eps + math.sqrt(2 * step) * std * draw()
+            if after is not None:
+                x = after(x, t)
+            if not bool(x.isfinite().all()):
+                raise FloatingPointError(
+                    f"x holds NaN or infinity after an update at t = {t:g}: lower step = {step:g} (where p_t is as "
+                    "narrow as the noise, 2 and more diverge), or look at what eps_fn answers"
+                )
+            yield State(t, x, x0)
+        previous, before = t, now
+
+
+def _check_langevin(step: float, steps: int) -> None:
+    if not 0 < step < math.inf or steps < 1:
+        raise ValueError(f"step = {step} and {steps} steps: a step above 0, alpha / std^2, and one update or more")
+
+
 def halfway_in_time(schedule: Schedule, t: float, s: float) -> float:
     """The middle of a step on the clock, as the paper has it, but never nearer to data than the first noisy time."""
     return max((t + s) / 2, schedule.first)

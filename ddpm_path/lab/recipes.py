@@ -2,8 +2,9 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from ddpm_path.classifier import NoisyClassifier
 from ddpm_path.gaussian import fixed_large, two_answers
@@ -33,6 +34,7 @@ from ddpm_path.schedule import (
     scaled_linear_betas,
     uniform_times,
 )
+from ddpm_path.segmentation import FCN, UNet2015, whole
 from ddpm_path.unet import UNet
 
 BETAS: dict[str, Callable[[int], Tensor]] = {
@@ -60,6 +62,8 @@ class Recipe:
     steps and falls to 0 on a half cosine, and does so once more from step `restart` on, if that is not 0 [Loshchilov &
     Hutter 2017]; with `importance` a chain's times are drawn by `LossHistory`; `label_dropout` is the share of examples
     that train the null label; `ema` is the largest decay of the moving average.
+    Hutter 2017]; with `importance` times are drawn by `LossHistory`; `label_dropout` is the share of examples that
+    train the null label; `ema` is the largest decay of the moving average.
     """
 
     data: str
@@ -153,6 +157,47 @@ class ClassifierRecipe:
         return NoisyClassifier(**self.net)  # type: ignore[arg-type]
 
 
+Scorer = Callable[[Tensor], Tensor]
+"""Images (B, 1, H, W) to scores of the classes (B, classes, H, W)."""
+
+
+@dataclass(frozen=True)
+class SegmenterRecipe:
+    """What trains a network to name the digit at each pixel of `scenes.scenes`.
+
+    kind: a name of `SEGMENTERS`; net: the arguments of its network, from one channel to ten digits and background;
+    border: w0 of the border weights, 0 for none; cut: the U-Net's levels whose skip is left out. lr rises over 20
+    steps and falls on a half cosine.
+    """
+
+    kind: str
+    net: dict[str, int | float | list[int]]
+    border: float = 0.0
+    cut: list[int] = field(default_factory=list)
+    data: str = "digits"
+    scenes: int = 1000
+    steps: int = 800
+    batch: int = 4
+    lr: float = 2e-3
+    seed: int = 0
+
+    def network(self) -> tuple[nn.Module, Scorer]:
+        """A fresh network, its weights drawn from torch's default generator, and its scores of whole scenes."""
+        return SEGMENTERS[self.kind](self)
+
+
+def _fcn(recipe: SegmenterRecipe) -> tuple[nn.Module, Scorer]:
+    net = FCN(1, 11, **recipe.net)  # type: ignore[arg-type]
+    return net, net
+
+
+def _unet(recipe: SegmenterRecipe) -> tuple[nn.Module, Scorer]:
+    net = UNet2015(1, 11, **recipe.net)  # type: ignore[arg-type]
+    return net, partial(whole, net, cut=recipe.cut)
+
+
+SEGMENTERS: dict[str, Callable[[SegmenterRecipe], tuple[nn.Module, Scorer]]] = {"fcn": _fcn, "unet": _unet}
+
 SMALL: dict[str, int | float | list[int]] = {
     "channels": 1,
     "classes": 10,
@@ -212,5 +257,24 @@ RECOGNISERS: dict[str, RecogniserRecipe] = {
 CLASSIFIERS: dict[str, ClassifierRecipe] = {
     "digits-classifier": ClassifierRecipe("digits", HALF | {"size": 16, "dropout": 0.1}, steps=2000),
     "digits-clean-classifier": ClassifierRecipe("digits", HALF | {"size": 16, "dropout": 0.1}, steps=2000, last=1),
-    "mnist-classifier": ClassifierRecipe("mnist", HALF | {"size": 28}, steps=4000),
+    "mnist-classifier": ClassifierRecipe("mnist", HALF | {"size": 28}, steps=2500),
+}
+
+NARROW: dict[str, int | float | list[int]] = {
+    "widths": [8, 16, 32, 64, 64],
+    "convs": [1, 2, 2, 2, 2],
+    "head": 128,
+    "window": 3,
+    "padding": 33,
+    "dropout": 0.2,
+}
+SHALLOW: dict[str, int | float | list[int]] = {"width": 8, "depth": 3, "dropout": 0.2}
+
+SEGMENTER_RECIPES: dict[str, SegmenterRecipe] = {
+    "scenes-fcn-32s": SegmenterRecipe("fcn", NARROW | {"stride": 32}),
+    "scenes-fcn-16s": SegmenterRecipe("fcn", NARROW | {"stride": 16}),
+    "scenes-fcn-8s": SegmenterRecipe("fcn", NARROW | {"stride": 8}),
+    "scenes-unet": SegmenterRecipe("unet", SHALLOW),
+    "scenes-unet-borders": SegmenterRecipe("unet", SHALLOW, border=10.0),
+    "scenes-unet-no-skips": SegmenterRecipe("unet", SHALLOW, cut=[0, 1, 2]),
 }
