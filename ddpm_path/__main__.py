@@ -20,6 +20,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(listing())
         elif options.command == "run":
             return run(options.notebooks)
+        elif options.command == "doctor":
+            return doctor()
         elif options.command == "train":
             train(options.name, options.out or Path("build/train") / options.name, options.steps)
         elif options.command == "evaluate":
@@ -47,6 +49,8 @@ def _parser() -> argparse.ArgumentParser:
 
     path = commands.add_parser("run", help="execute notebooks; pages and index.html go to build/path/")
     path.add_argument("notebooks", nargs="*", metavar="NN", help="numbers or names of notebooks; all if none are given")
+
+    commands.add_parser("doctor", help="look for what is missing or wrong on this machine, and how to mend it")
 
     training = commands.add_parser("train", help="make a shipped model again")
     training.add_argument("name", metavar="NAME", help="a recipe: digits, mnist, digits-recogniser, mnist-recogniser")
@@ -138,6 +142,15 @@ def run(names: Sequence[str]) -> int:
     from ddpm_path.lab import runner
 
     return runner.run(names, notebooks, notebooks.parent / "build" / "path")
+
+
+def doctor() -> int:
+    """Print what this machine has; status 1 if there is a problem."""
+    from ddpm_path.lab.doctor import examine, report
+
+    findings = examine()
+    print(report(findings))
+    return int(any(finding.remedy for finding in findings))
 
 
 def train(name: str, out: Path, steps: int | None) -> None:
