@@ -30,16 +30,16 @@ from tqdm import tqdm
 
 from ddpm_path import losses
 from ddpm_path.gaussian import fixed_large, fixed_small, learned_variance, q_sample
-from ddpm_path.guidance import clip_x0
-from ddpm_path.lab import claims, datasets, evaluation, metrics, plots, recipes, zoo
+from ddpm_path.guidance import clip_x0, on_eps
+from ddpm_path.lab import claims, datasets, metrics, plots, recipes, small, train, zoo
 from ddpm_path.lab.exercises import IMPORTANCE_WEIGHTS, LEARNED_VARIANCE, check
 from ddpm_path.samplers import ancestral, last, start_noise
 from ddpm_path.schedule import Discrete, cosine_betas, linear_betas, on_schedule, uniform_times
 
 seed = lambda k: torch.Generator().manual_seed(k)  # noqa: E731
 linear, cosine = Discrete.from_betas(linear_betas()), Discrete.from_betas(cosine_betas())
-kinds = {"linear-simple": linear, "cosine-simple": cosine, "cosine-hybrid": cosine, "cosine-vlb": cosine}
-hybrid = [zoo.load_learned(f"compare-cosine-hybrid-{k}")[0] for k in range(3)]
+schedules = {"linear": linear, "cosine": cosine}
+nets = {(kind, k): zoo.load(f"compare-{kind}-simple-{k}")[0] for kind in ("linear", "cosine") for k in range(3)}
 digits, test = datasets.digits().train, datasets.digits().test
 
 
@@ -60,20 +60,49 @@ def show(rows, alt):
 f = lambda t: torch.cos((t / 1000 + 0.008) / 1.008 * torch.pi / 2) ** 2  # noqa: E731
 for t in torch.tensor([1, 500, 1000]).double():
     torch.testing.assert_close((1 - f(t) / f(t - 1)).clamp(max=0.999), cosine_betas()[int(t) - 1])
-plots.show(plots.schedules({"linear": linear, "cosine": cosine}), "SCHEDULES")
+plots.show(plots.schedules(schedules), "SCHEDULES")
 for t in (1000, 900, 800, 700, 600):
     a, b = (256 * losses.prior_term(schedule, test, t).mean() for schedule in (linear, cosine))
     print(f"pure noise at {t} ignores {a:.2f} bits of an image with linear, {b:.2f} with cosine")
-rows, shape = {}, (1, 16, 16)
+rows, shape, noise = {}, (1, 16, 16), start_noise(12, (1, 16, 16), seed(0))
 good = partial(zoo.load("digits")[0], label=torch.arange(12) % 10)
-for (name, schedule), start in product({"linear": linear, "cosine": cosine}.items(), (1000, 800, 600)):
-    eps_fn, x = clip_x0(on_schedule(good, cosine, schedule), schedule), start_noise(12, shape, seed(0))
-    states = ancestral(eps_fn, schedule, x, uniform_times(start, start // 20), generator=seed(1))
-    rows[f"{name} from {start}"] = last(states)
+for (name, schedule), start in product(schedules.items(), (1000, 800, 600)):
+    eps_fn, times = clip_x0(on_schedule(good, cosine, schedule), schedule), uniform_times(start, start // 20)
+    rows[f"{name} from {start}"] = last(ancestral(eps_fn, schedule, noise, times, generator=seed(1)))
 show(rows, "SKIPPED")
 
 # %% [markdown]
-# **You should see**
+# PROSE_SKIP
+#
+# ## Bits, term by term
+#
+# Two kinds of network, three seeds each, differ in the schedule alone. They code the same digits in 1,000 steps.
+#
+# *Predict:* in which term does cosine gain, in the rate (all steps but the last) or in $L_0$, the last?
+
+
+# %%
+def claim(key, gain):  # one for each seed
+    claims.measure(key, gain.mean(), gain.std() / 3**0.5)
+
+
+def coded(reverse, schedule, n, times):
+    with redirect_stderr(io.StringIO()):  # its progress bar
+        return torch.tensor([float(part.mean()) for part in metrics.bits(reverse, schedule, test[:n], times)])
+
+
+parts = {}
+for (kind, k), net in tqdm(nets.items(), desc="bits of 48 digits"):
+    back = losses.fixed_variance(clip_x0(net, schedules[kind]), schedules[kind], fixed_large)
+    parts[kind, k] = coded(back, schedules[kind], 48, uniform_times(1000, 1000))
+for kind in schedules:
+    prior, rate, end = torch.stack([parts[kind, k] for k in range(3)]).mean(0)
+    print(f"{kind}: {prior + rate + end:.3f} bits/dim = prior {prior:.5f} + rate {rate:.3f} + L_0 {end:.3f}")
+saved = torch.stack([parts["linear", k] - parts["cosine", k] for k in range(3)])  # (3 seeds, 3 parts)
+claim("improved-cosine-bits", saved.sum(1))
+claim("improved-cosine-rate", saved[:, :2].sum(1))
+# %% [markdown]
+# PROSE_BITS
 #
 # ## The variance
 #
@@ -117,18 +146,22 @@ plots.show(plots.curves(times[:-1], curves, "t, in 50 steps", "best v"), "BEST V
 # ## A loss for it
 #
 # $L_{simple}$ never sees the variance. $L_{hybrid} = L_{simple} + 0.001\,L_{vlb}$ does [eq. 16], and a stop-gradient
-# holds the mean still in $L_{vlb}$. What moves eps, what moves $o$? Autograd knows.
+# holds the mean still in $L_{vlb}$. So autograd should find no trace of $L_{vlb}$ in eps. Here a trained U-Net gives
+# eps, and a small network beside it $o$.
 #
 # *Predict:* without the stop (the mistake), which term rules eps near the data?
 
 
 # %%
-def gradients(t):
-    x0, at, eps = test[:32], torch.full((32,), float(t)), torch.randn(32, 1, 16, 16, generator=seed(0))
-    answer = hybrid[0](q_sample(x0, eps, cosine(at)), at)
-    output, o = (half.detach().requires_grad_() for half in answer.chunk(2, dim=1))
-    held, loose = ((lambda x, t, e=e: torch.cat([e, o], 1)) for e in (output.detach(), output))
-    rest = (losses.EPS, cosine, x0, at, eps)
+def both(net, o_net):
+    return lambda x, t: torch.cat([net(x, t), o_net(x, t)], 1)
+
+
+def gradients(t, x0=test[:32]):
+    at, eps = torch.full((32,), float(t)), torch.randn(32, 1, 16, 16, generator=seed(0))
+    x, rest = q_sample(x0, eps, cosine(at)), (losses.EPS, cosine, x0, at, eps)
+    output, o = nets["cosine", 0](x, at).requires_grad_(), small.MLP(256)(x, at).detach().requires_grad_()
+    held, loose = (both(lambda x, t, e=e: e, lambda x, t: o) for e in (output.detach(), output))
     simple = losses.simple(lambda x, t: output, *rest)
     vlb, mistake = (0.001 * losses.learned_bound(net, *rest) for net in (held, loose))
     torch.testing.assert_close(losses.hybrid(loose, *rest), simple + vlb)
@@ -142,59 +175,13 @@ for t in (1, 2, 10, 100, 500):
     print(f"t = {t}: L_vlb moves o by {on_o:.1e}, eps by {stopped}; without the stop {loose / simple:.2f} of L_simple")
 
 # %% [markdown]
-# **You should see**
+# PROSE_GRAD
 #
-# ## What it learned
+# ## Learn it
+#
+# A fixed mean and $L_{vlb}$ for $o$ alone: by the stop-gradient, that is all a hybrid model's variance learns from.
 #
 # *Predict:* where in an image is the network certain?
-
-# %%
-rows, eps = {"x_0": test[:12]}, torch.randn(12, 1, 16, 16, generator=seed(1))
-for t in (2, 20, 100, 300, 600):
-    at = torch.full((12,), float(t))
-    rows[f"v, t = {t}"] = o = hybrid[0](q_sample(test[:12], eps, cosine(at)), at)[:, 1:]
-    paper, ink = ((o[where].mean() + 1) / 2 for where in (test[:12] == -1, test[:12] > -0.5))
-    print(f"t = {t}: v is {paper:.2f} on paper, {ink:.2f} on ink")
-show(rows, "MAPS")
-
-# %% [markdown]
-# ## Bits
-#
-# Every network codes the same test digits in 1,000 steps, with the same noise; L_0 is the last step.
-#
-# *Predict:* in which term does cosine gain?
-
-
-# %%
-def claim(key, gain):  # one for each seed
-    claims.measure(key, gain.mean(), gain.std() / 3**0.5)
-
-
-def coded(kind, k, n, steps, variance=None):
-    times = uniform_times(1000, steps)
-    back = evaluation.step_back(f"compare-{kind}-{k}", times, variance)
-    with redirect_stderr(io.StringIO()):  # its progress bar
-        bits = metrics.bits(back, kinds[kind], test[:n], times)
-    return torch.tensor([float(part.mean()) for part in bits])
-
-
-parts = {kind: torch.stack([coded(kind, k, 48, 1000) for k in range(3)]) for kind in tqdm(kinds, desc="bits")}
-for kind, part in parts.items():  # (3 seeds, 3 parts)
-    print(f"{kind:13} {part.sum(1).mean():.3f} bits/dim:", *(f"{x:.4f}" for x in part.mean(0)), "(prior, rate, L_0)")
-saved = parts["linear-simple"] - parts["cosine-simple"]
-claim("improved-cosine-bits", saved.sum(1))
-claim("improved-cosine-rate", saved[:, :2].sum(1))
-claim("improved-vlb-bits", (parts["cosine-hybrid"] - parts["cosine-vlb"]).sum(1))
-
-# %% [markdown]
-# **You should see**
-#
-# ## Which times to draw
-#
-# The terms of $L_{vlb}$ differ by orders of magnitude: with uniform $t$ its gradient is noisy. Draw $t$ with
-# $p_t \propto \sqrt{\mathbb E L_t^2}$, from the latest losses of each $t$, and weigh them by $1/(T p_t)$ [eq. 18].
-#
-# *Predict:* which times come up most?
 
 
 # %%
@@ -203,46 +190,75 @@ def loss(net, draw, t):
     return losses.learned_bound(net, losses.EPS, cosine, x0, t, torch.randn(x0.shape, generator=draw))
 
 
+def learn(k):
+    torch.manual_seed(k)
+    o_net, draw = small.MLP(256), seed(k)
+    less = lambda: -loss(both(nets["cosine", k], o_net), draw, train.stratified_times(64, 1000, draw)).mean()  # noqa: E731
+    train.maximise(less, o_net.parameters(), 250, 2e-3, f"variance, seed {k}")
+    return o_net
+
+
+o_nets = [learn(k) for k in range(3)]
+rows, eps = {"x_0": test[:12]}, torch.randn(12, 1, 16, 16, generator=seed(1))
+for t in (2, 20, 100, 300):
+    at = torch.full((12,), float(t))
+    rows[f"v, t = {t}"] = o = o_nets[0](q_sample(test[:12], eps, cosine(at)), at).detach()
+    paper, ink = ((o[where].mean() + 1) / 2 for where in (test[:12] == -1, test[:12] > -0.5))
+    print(f"t = {t}: v is {paper:.2f} on paper, {ink:.2f} on ink")
+show(rows, "ALT_MAPS")
+
+# %% [markdown]
+# PROSE_MAPS
+#
+# ## Which times to draw
+#
+# The terms of $L_{vlb}$ differ by orders of magnitude: with uniform $t$ its gradient is noisy. Draw $t$ with
+# $p_t \propto \sqrt{\mathbb E L_t^2}$, from the latest losses of each $t$, and weigh them by $1/(T p_t)$ [eq. 18].
+#
+# *Predict:* which times come up most?
+
+# %%
 gain = torch.zeros(2, 3)
 for k in tqdm(range(3), desc="gradients"):
-    net, card = zoo.load_network(f"compare-cosine-vlb-{k}")
     torch.manual_seed(k)
-    for i, weights in enumerate((recipes.Recipe(**card["recipe"]).network(), net.requires_grad_())):
-        draw = seed(k)
-        p, gain[i, k] = metrics.importance_gain(partial(loss, weights, draw), [*weights.parameters()], 1000, 2, draw)
-print("log2 of the noise saved, fresh and final weights:", *(f"{x:.2f}" for x in gain.flatten().tolist()))
-print("half of the draws fall on t =", int((p.cumsum(0) < 0.5).sum()) + 1, "and below")
+    net = zoo.load_network(f"compare-cosine-simple-{k}")[0].requires_grad_()
+    fresh = recipes.RECIPES["compare-cosine-simple-0"].network(), small.MLP(256)
+    for i, pair in enumerate((fresh, (net, o_nets[k]))):
+        draw, weights = seed(k), [p for part in pair for p in part.parameters()]
+        p, gain[i, k] = metrics.importance_gain(partial(loss, both(*pair), draw), weights, 1000, 2, draw)
+print(f"log2 of the noise saved: {gain.tolist()}; half of the draws are at t <= {int((p.cumsum(0) < 0.5).sum()) + 1}")
 claim("improved-importance", gain[gain.mean(1).argmin()])
 
 # %% [markdown]
-# **You should see**
+# PROSE_IMP
 #
-# ## Fewer steps
+# ## Bits and samples in few steps
 #
-# Respacing needs nothing new: `times`, and the levels of each step. One L_simple network with either fixed variance
-# against the hybrid one.
+# Respacing needs nothing new: `times`, and the two levels of each step.
+#
+# *Predict:* which variance codes best in 25 steps?
 
 # %%
-counts, table = (25, 50, 100), torch.zeros(3, 3, 3)
-ways = {"small": ("cosine-simple", "small"), "large": ("cosine-simple", "large"), "hybrid": ("cosine-hybrid", None)}
-for (i, (kind, variance)), j, k in tqdm([*product(enumerate(ways.values()), range(3), range(3))], desc="few steps"):
-    table[i, j, k] = coded(kind, k, 24, counts[j], variance).sum()
-gain = torch.minimum(table[0], table[1]) - table[2]  # (counts, seeds)
-claim("improved-hybrid-bits", gain[gain.mean(1).argmin()])
-lines = dict(zip(ways, table.mean(2).tolist(), strict=True))
-plots.show(plots.curves(counts, lines, "steps", "bits/dim"), "STEPS")
-
-# %%
+clipped, counts, bits = partial(clip_x0, schedule=cosine), (25, 50, 100), torch.zeros(3, 3, 3)
+for (j, n), k in tqdm([*product(enumerate(counts), range(3))], desc="few steps"):
+    times, net = uniform_times(1000, n), nets["cosine", k]
+    ways = [losses.fixed_variance(clipped(net), cosine, v, times) for v in (fixed_small, fixed_large)]
+    ways.append(losses.learned_reverse(on_eps(both(net, o_nets[k]), clipped), cosine, times))
+    bits[:, j, k] = torch.stack([coded(way, cosine, 24, times).sum() for way in ways])
+gain = torch.minimum(bits[0], bits[1]) - bits[2]  # (counts, seeds)
+claim("improved-variance-bits", gain[gain.mean(1).argmin()])
+lines = dict(zip(("small", "large", "learned"), bits.mean(2).tolist(), strict=True))
+plots.show(plots.curves(counts, lines, "steps", "bits/dim"), "ALT_STEPS")
 few, features, farther = uniform_times(1000, 25), zoo.load_recogniser("digits-recogniser").features, []
-for k in tqdm(range(3), desc="60 samples"):
-    with redirect_stderr(io.StringIO()):
-        plain = metrics.sample(zoo.load(f"compare-cosine-simple-{k}")[0], cosine, 60, shape, few, 0)
-        learned = metrics.sample_learned(hybrid[k], cosine, 60, shape, few, 0)
-    farther.append(metrics.kernel_difference(features(plain), features(learned), features(test))[0])
-claim("improved-hybrid-draws", torch.tensor(farther))
-show({"L_simple": plain, "hybrid": learned}, "ROWS")
+for k in range(3):
+    fixed = metrics.sample(nets["cosine", k], cosine, 60, shape, few, 0)
+    free = metrics.sample_learned(both(nets["cosine", k], o_nets[k]), cosine, 60, shape, few, 0)
+    farther.append(metrics.kernel_difference(features(fixed), features(free), features(test))[0])
+claim("improved-variance-draws", torch.tensor(farther))
 
 # %% [markdown]
+# PROSE_STEPS
+#
 # ## Exercises
 #
 # Write (1) the learned variance from $o$ and the levels `(scale, std)`, `now` at $t$ and `then` at $s > 0$; (2) from a
