@@ -28,19 +28,15 @@ from itertools import pairwise, product
 import torch
 from tqdm import tqdm
 
-from ddpm_path import losses
-from ddpm_path.gaussian import fixed_large, fixed_small, learned_variance, q_sample
-from ddpm_path.guidance import clip_x0, on_eps
+from ddpm_path import gaussian, guidance, losses, samplers
 from ddpm_path.lab import claims, datasets, metrics, plots, recipes, small, train, zoo
 from ddpm_path.lab.exercises import IMPORTANCE_WEIGHTS, LEARNED_VARIANCE, check
-from ddpm_path.samplers import ancestral, last, start_noise
 from ddpm_path.schedule import Discrete, cosine_betas, linear_betas, on_schedule, uniform_times
 
 seed = lambda k: torch.Generator().manual_seed(k)  # noqa: E731
-linear, cosine = Discrete.from_betas(linear_betas()), Discrete.from_betas(cosine_betas())
-schedules = {"linear": linear, "cosine": cosine}
+schedules = {"linear": Discrete.from_betas(linear_betas()), "cosine": Discrete.from_betas(cosine_betas())}
 nets = {(kind, k): zoo.load(f"compare-{kind}-simple-{k}")[0] for kind in ("linear", "cosine") for k in range(3)}
-digits, test = datasets.digits().train, datasets.digits().test
+cosine, digits, test = schedules["cosine"], datasets.digits().train, datasets.digits().test
 
 
 def show(rows, alt):
@@ -62,13 +58,12 @@ for t in torch.tensor([1, 500, 1000]).double():
     torch.testing.assert_close((1 - f(t) / f(t - 1)).clamp(max=0.999), cosine_betas()[int(t) - 1])
 plots.show(plots.schedules(schedules), "SCHEDULES")
 for t in (1000, 900, 800, 700, 600):
-    a, b = (256 * losses.prior_term(schedule, test, t).mean() for schedule in (linear, cosine))
-    print(f"pure noise at {t} ignores {a:.2f} bits of an image with linear, {b:.2f} with cosine")
-rows, shape, noise = {}, (1, 16, 16), start_noise(12, (1, 16, 16), seed(0))
+    print(t, *(f"{name}: {256 * losses.prior_term(s, test, t).mean():.2f} bits" for name, s in schedules.items()))
+rows, shape, noise = {}, (1, 16, 16), samplers.start_noise(12, (1, 16, 16), seed(0))
 good = partial(zoo.load("digits")[0], label=torch.arange(12) % 10)
 for (name, schedule), start in product(schedules.items(), (1000, 800, 600)):
-    eps_fn, times = clip_x0(on_schedule(good, cosine, schedule), schedule), uniform_times(start, start // 20)
-    rows[f"{name} from {start}"] = last(ancestral(eps_fn, schedule, noise, times, generator=seed(1)))
+    eps_fn, times = guidance.clip_x0(on_schedule(good, cosine, schedule), schedule), uniform_times(start, start // 20)
+    rows[f"{name} from {start}"] = samplers.last(samplers.ancestral(eps_fn, schedule, noise, times, generator=seed(1)))
 show(rows, "SKIPPED")
 
 # %% [markdown]
@@ -78,7 +73,7 @@ show(rows, "SKIPPED")
 #
 # Two kinds of network, three seeds each, differ in the schedule alone. They code the same digits in 1,000 steps.
 #
-# *Predict:* in which term does cosine gain, in the rate (all steps but the last) or in $L_0$, the last?
+# *Predict:* in which term does cosine gain, in the rate (all steps but the samplers.last) or in $L_0$, the last?
 
 
 # %%
@@ -93,11 +88,9 @@ def coded(reverse, schedule, n, times):
 
 parts = {}
 for (kind, k), net in tqdm(nets.items(), desc="bits of 48 digits"):
-    back = losses.fixed_variance(clip_x0(net, schedules[kind]), schedules[kind], fixed_large)
+    back = losses.fixed_variance(guidance.clip_x0(net, schedules[kind]), schedules[kind], gaussian.fixed_large)
     parts[kind, k] = coded(back, schedules[kind], 48, uniform_times(1000, 1000))
-for kind in schedules:
-    prior, rate, end = torch.stack([parts[kind, k] for k in range(3)]).mean(0)
-    print(f"{kind}: {prior + rate + end:.3f} bits/dim = prior {prior:.5f} + rate {rate:.3f} + L_0 {end:.3f}")
+    print(kind, k, "prior {:.5f}, rate {:.3f}, L_0 {:.3f} bits/dim".format(*parts[kind, k].tolist()))
 saved = torch.stack([parts["linear", k] - parts["cosine", k] for k in range(3)])  # (3 seeds, 3 parts)
 claim("improved-cosine-bits", saved.sum(1))
 claim("improved-cosine-rate", saved[:, :2].sum(1))
@@ -121,7 +114,7 @@ claim("improved-cosine-rate", saved[:, :2].sum(1))
 
 # %%
 bars, o = cosine.alpha_bar, 2 * torch.rand(5, generator=seed(0), dtype=torch.float64) - 1
-ends = lambda t, s: (fixed_small(cosine(t), cosine(s)), fixed_large(cosine(t), cosine(s)))  # noqa: E731
+ends = lambda t, s: (gaussian.fixed_small(cosine(t), cosine(s)), gaussian.fixed_large(cosine(t), cosine(s)))  # noqa: E731
 
 
 def best_v(sigma, t, s):
@@ -134,7 +127,7 @@ for t, s in ((1000, 999), (500, 499), (500, 480), (2, 1)):
     beta, v = 1 - bars[t] / bars[s], (o + 1) / 2
     tilde = (1 - bars[s]) / (1 - bars[t]) * beta
     by_hand = torch.exp(v * beta.log() + (1 - v) * tilde.log())
-    torch.testing.assert_close(by_hand, learned_variance(o, *ends(t, s)))
+    torch.testing.assert_close(by_hand, gaussian.learned_variance(o, *ends(t, s)))
     print(f"from {t} to {s} the small variance is {ends(t, s)[0] / ends(t, s)[1]:.3f} of the large")
 times = uniform_times(1000, 50)[:-1]
 curves = {f"sigma = {a:g}": [best_v(a, *step) for step in pairwise(times)] for a in (0.02, 0.2, 0.5, 1.0)}
@@ -159,7 +152,7 @@ def both(net, o_net):
 
 def gradients(t, x0=test[:32]):
     at, eps = torch.full((32,), float(t)), torch.randn(32, 1, 16, 16, generator=seed(0))
-    x, rest = q_sample(x0, eps, cosine(at)), (losses.EPS, cosine, x0, at, eps)
+    x, rest = gaussian.q_sample(x0, eps, cosine(at)), (losses.EPS, cosine, x0, at, eps)
     output, o = nets["cosine", 0](x, at).requires_grad_(), small.MLP(256)(x, at).detach().requires_grad_()
     held, loose = (both(lambda x, t, e=e: e, lambda x, t: o) for e in (output.detach(), output))
     simple = losses.simple(lambda x, t: output, *rest)
@@ -201,8 +194,7 @@ def learn(k):
 o_nets = [learn(k) for k in range(3)]
 rows, eps = {"x_0": test[:12]}, torch.randn(12, 1, 16, 16, generator=seed(1))
 for t in (2, 20, 100, 300):
-    at = torch.full((12,), float(t))
-    rows[f"v, t = {t}"] = o = o_nets[0](q_sample(test[:12], eps, cosine(at)), at).detach()
+    rows[f"v, t = {t}"] = o = o_nets[0](gaussian.q_sample(test[:12], eps, cosine(t)), torch.full((12,), t)).detach()
     paper, ink = ((o[where].mean() + 1) / 2 for where in (test[:12] == -1, test[:12] > -0.5))
     print(f"t = {t}: v is {paper:.2f} on paper, {ink:.2f} on ink")
 show(rows, "ALT_MAPS")
@@ -221,9 +213,9 @@ show(rows, "ALT_MAPS")
 gain = torch.zeros(2, 3)
 for k in tqdm(range(3), desc="gradients"):
     torch.manual_seed(k)
-    net = zoo.load_network(f"compare-cosine-simple-{k}")[0].requires_grad_()
     fresh = recipes.RECIPES["compare-cosine-simple-0"].network(), small.MLP(256)
-    for i, pair in enumerate((fresh, (net, o_nets[k]))):
+    final = zoo.load_network(f"compare-cosine-simple-{k}")[0].requires_grad_(), o_nets[k]
+    for i, pair in enumerate((fresh, final)):
         draw, weights = seed(k), [p for part in pair for p in part.parameters()]
         p, gain[i, k] = metrics.importance_gain(partial(loss, both(*pair), draw), weights, 1000, 2, draw)
 print(f"log2 of the noise saved: {gain.tolist()}; half of the draws are at t <= {int((p.cumsum(0) < 0.5).sum()) + 1}")
@@ -239,11 +231,11 @@ claim("improved-importance", gain[gain.mean(1).argmin()])
 # *Predict:* which variance codes best in 25 steps?
 
 # %%
-clipped, counts, bits = partial(clip_x0, schedule=cosine), (25, 50, 100), torch.zeros(3, 3, 3)
+clipped, counts, bits = partial(guidance.clip_x0, schedule=cosine), (25, 50, 100), torch.zeros(3, 3, 3)
 for (j, n), k in tqdm([*product(enumerate(counts), range(3))], desc="few steps"):
     times, net = uniform_times(1000, n), nets["cosine", k]
-    ways = [losses.fixed_variance(clipped(net), cosine, v, times) for v in (fixed_small, fixed_large)]
-    ways.append(losses.learned_reverse(on_eps(both(net, o_nets[k]), clipped), cosine, times))
+    ways = [losses.fixed_variance(clipped(net), cosine, v, times) for v in (gaussian.fixed_small, gaussian.fixed_large)]
+    ways.append(losses.learned_reverse(guidance.on_eps(both(net, o_nets[k]), clipped), cosine, times))
     bits[:, j, k] = torch.stack([coded(way, cosine, 24, times).sum() for way in ways])
 gain = torch.minimum(bits[0], bits[1]) - bits[2]  # (counts, seeds)
 claim("improved-variance-bits", gain[gain.mean(1).argmin()])
