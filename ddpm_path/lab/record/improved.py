@@ -66,7 +66,7 @@ CLAIMS: tuple[Claim, ...] = (
         "Data: training digits. History: 2 losses for each of the 1,000 times at these weights (10 in training), one "
         "digit each. Gradient: of the mean weighted L_vlb of 16 digits over all weights of both; t drawn "
         "independently, uniformly or with probabilities p of eq. 18. Noise: the median over 20 batches of |g - the "
-        "mean of the 20|^2. Margin: the smaller, over final and fresh weights, of the mean over k of log2(noise uniform / "
-        "noise by importance)." + _SEEDS,
+        "mean of the 20|^2. Margin: the smaller, over final and fresh weights, of the mean over k of log2(uniform / "
+        "importance)." + _SEEDS,
     ),
 )
