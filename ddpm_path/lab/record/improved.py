@@ -72,8 +72,8 @@ CLAIMS: tuple[Claim, ...] = (
         "mean of the 20|^2. Margin: the smaller, over final and fresh weights, of the mean over k of log2(uniform / "
         "importance)." + _SEEDS,
         State.UNDECIDED,
-        "Margin -4.2 +- 5.8 at fresh weights: +7.4, -10.4 and -9.5; final +7.2, -6.3 and -4.4. Cosine's last step, beta "
+        "Margin -4.2 +- 5.8 at fresh weights: +7.4, -10.4 and -9.5; final +7.2, -6.3, -4.4. Cosine's last step, beta "
         "= 0.999, returns an error of eps 30-fold, x_0 being unclipped in training: t = 1,000 takes most of p, and a "
-        "uniform batch of 16 meets it once in 62, so the median over 20 batches does not see what the mean pays for it.",
+        "uniform batch of 16 meets it once in 62, so the median of 20 batches does not see what the mean pays.",
     ),
 )
