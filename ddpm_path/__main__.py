@@ -46,7 +46,9 @@ def _parser() -> argparse.ArgumentParser:
     path.add_argument("notebooks", nargs="*", metavar="NN", help="numbers or names of notebooks; all if none are given")
 
     training = commands.add_parser("train", help="make a shipped model again")
-    training.add_argument("name", metavar="NAME", help="a recipe: digits, mnist, digits-recogniser, mnist-recogniser")
+    training.add_argument(
+        "name", metavar="NAME", help="a recipe: digits, digits-recogniser, mnist-classifier, ..."
+    )
     training.add_argument("--out", type=Path, help="folder (default: build/train/NAME)")
     training.add_argument("--steps", type=_positive, help="training steps (default: the recipe's)")
 

@@ -125,9 +125,14 @@ def coverage(real: Tensor, samples: Tensor, neighbours: int = 5) -> float:
 
     Both (N, ...), flattened; compare it with the coverage that a real hold-out of equal size reaches.
     """
+    return float(covered(real, samples, neighbours).double().mean())
+
+
+def covered(real: Tensor, samples: Tensor, neighbours: int = 5) -> Tensor:
+    """Which real items have a sample nearer than their k-th real neighbour, (N,): `coverage`, item by item."""
     real, samples = real.flatten(1).double(), samples.flatten(1).double()  # float32 sees 0.01 between equal images
     radius = torch.cdist(real, real).kthvalue(neighbours + 1, dim=1).values  # the nearest is the item itself
-    return float((torch.cdist(real, samples).amin(1) < radius).double().mean())
+    return torch.cdist(real, samples).amin(1) < radius
 
 
 def nearest(images: Tensor, training: Tensor, chunk: int = 5000) -> Tensor:

@@ -166,5 +166,5 @@ RECOGNISERS: dict[str, RecogniserRecipe] = {
 CLASSIFIERS: dict[str, ClassifierRecipe] = {
     "digits-classifier": ClassifierRecipe("digits", HALF | {"size": 16, "dropout": 0.1}, steps=2000),
     "digits-clean-classifier": ClassifierRecipe("digits", HALF | {"size": 16, "dropout": 0.1}, steps=2000, last=1),
-    "mnist-classifier": ClassifierRecipe("mnist", HALF | {"size": 28}, steps=2500),
+    "mnist-classifier": ClassifierRecipe("mnist", HALF | {"size": 28}, steps=1500),
 }

@@ -1,6 +1,7 @@
 """Exercises: re-derive a function that the package has, and learn what is wrong, not only that something is."""
 
 from ddpm_path.lab.exercises.checking import Exercise, check
+from ddpm_path.lab.exercises.classifier_guidance import CLASS_GRADIENT, GUIDED_EPS
 from ddpm_path.lab.exercises.ddim import SLERP, STEP_OF_ETA
 from ddpm_path.lab.exercises.ddpm import MARGINAL_FROM_CHAIN, MEAN_FROM_EPS, POSTERIOR_MEAN, TRAINING_PAIR
 from ddpm_path.lab.exercises.early import BIT_MARGINAL, GAUSSIAN_PRODUCT
@@ -18,14 +19,18 @@ EXERCISES: tuple[Exercise, ...] = (
     TRAINING_PAIR,
     STEP_OF_ETA,
     SLERP,
+    CLASS_GRADIENT,
+    GUIDED_EPS,
     TRANSFER,
     MULTISTEP_WEIGHTS,
 )
 
 __all__ = [
     "BIT_MARGINAL",
+    "CLASS_GRADIENT",
     "EXERCISES",
     "GAUSSIAN_PRODUCT",
+    "GUIDED_EPS",
     "IMPORTANCE_BOUND",
     "KL_OF_NORMALS",
     "MARGINAL_FROM_CHAIN",

@@ -4,7 +4,7 @@ from ddpm_path.lab.record.claim import Claim
 
 _GUIDED = (
     "Model: `digits` of the zoo under its null label, guided through eps by `digits-classifier`, x_0 clipped after "
-    "that; DDIM, 20 steps of `uniform_times`; the same latents (seed 0), labels 0, 1, ..., 9, 0, ... "
+    "that; DDIM, 10 steps of `uniform_times`; the same latents (seed 0), labels 0, 1, ..., 9, 0, ... "
 )
 _ACCURACY = (
     "Class accuracy: the share whose most likely class, by `digits-recogniser`, is the requested one; it was trained "
