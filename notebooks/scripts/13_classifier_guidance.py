@@ -68,17 +68,13 @@ for t in (1, 500, 1000):
     x = q_sample(world.sample(20_000, seed(t))[0], normal(20_000, 1, generator=seed(0)), now)
     eps, g = worlds_eps(x, times), plus(x, times)
     torch.testing.assert_close(eps_route(eps, g, t, 3), classifier_guided(worlds_eps, plus, schedule, 3)(x, times))
-    mean, _ = posterior(x0_from_eps(x, eps, now), x, now, then)
-    moved = classifier_shift(plus, 3)(x, times, mean, fixed_small(now, then))
-    torch.testing.assert_close(mean_route(x, eps, g, t, 3), moved)
+    step = posterior(x0_from_eps(x, eps, now), x, now, then)[0], fixed_small(now, then)
+    torch.testing.assert_close(mean_route(x, eps, g, t, 3), classifier_shift(plus, 3)(x, times, *step))
     torch.testing.assert_close(eps_route(eps, g, t, 1), world.component(1).eps_fn(schedule)(x, times))
-    print(
-        f"t = {t}: both routes as in the package; g pulls by up to {g.max():.2f}, a step moves {(moved - mean).max():.4f}"
-    )
+    print(f"t = {t}: both routes as in the package, Bayes' rule at s = 1")
 
 # %% [markdown]
-# **You should see** no move at $t = 1$, where $\Sigma = 0$. Through eps there is one: the routes agree as steps get
-# small.
+# The routes agree as steps get small; only at $t = 1$, where $\Sigma = 0$, the second moves nothing.
 #
 # ## A larger scale
 #
@@ -197,10 +193,10 @@ hit, reached, pleased = ({s: f(x) for s, x in drawn.items()} for f in (right, re
 for s in drawn:
     shares = f"right {hit[s].mean():.3f} (says its guide: {pleased[s].mean():.3f}), coverage {reached[s].mean():.3f}"
     print(f"s = {s}: {shares}, kernel distance {far[s]:.3f}")
+paired = lambda gain: (gain.mean(), gain.std() / len(gain) ** 0.5)  # noqa: E731
 least = min((hit[1] - hit[0], hit[3] - hit[1]), key=lambda rise: rise.mean())
-claims.measure("adm-fidelity", least.mean(), least.std() / 355**0.5)
-lost = reached[1] - reached[10]
-claims.measure("adm-diversity", lost.mean(), lost.std() / 355**0.5)
+claims.measure("adm-fidelity", *paired(least))
+claims.measure("adm-diversity", *paired(reached[1] - reached[10]))
 chosen = min((1, 3, 10), key=far.get)
 claims.measure("adm-distance", *metrics.kernel_difference(feature[0], feature[chosen], real), f"best at s = {chosen}")
 
@@ -225,8 +221,7 @@ mistakes = {
 wrong = {name: steered(3, score_of, 200 if name == "clean" else 60) for name, score_of in mistakes.items()}
 print(f"right {hit[3].mean():.2f};", ", ".join(f"{name} {right(x).mean():.2f}" for name, x in wrong.items()))
 show({"right": drawn[3]} | wrong, "Digits 0 to 9 in the first row; mostly other digits in the three mistakes' rows.")
-gain = hit[3][:200] - right(wrong["clean"])
-claims.measure("adm-noisy", gain.mean(), gain.std() / 200**0.5)
+claims.measure("adm-noisy", *paired(hit[3][:200] - right(wrong["clean"])))
 
 # %% [markdown]
 # A fourth lives in the other route: $\mu + s g$, *without the variance*. On the two modes, whose class +1 has mean 1:
@@ -246,9 +241,7 @@ for name, shift in shifts.items():
 told = {s: steered(s, n=100, model=net) for s in (0, 2)}
 for s, x in told.items():
     same, other = (torch.dist(x, drawn[s + 1][at : at + 100]) / 160 for at in (0, 100))  # 160 = sqrt(100 * 256)
-    print(
-        f"told, s = {s}: right {right(x).mean():.2f}; from untold at {s + 1} {same:.2f}, from other latents' {other:.2f}"
-    )
+    print(f"told, s = {s}: right {right(x).mean():.2f}; from untold at {s + 1} {same:.2f}, from others {other:.2f}")
 
 # %% [markdown]
 # **You should see** nearly the same images: the two networks almost obey Bayes' rule.
@@ -256,8 +249,7 @@ for s, x in told.items():
 # ## MNIST
 
 # %%
-mnist, _ = zoo.load("mnist")  # on the same schedule
-of_mnist = partial(class_score, zoo.load_classifier("mnist-classifier")[0])
+mnist, of_mnist = zoo.load("mnist")[0], partial(class_score, zoo.load_classifier("mnist-classifier")[0])
 rows = {f"s = {s}": steered(s, of_mnist, 10, lambda x, t, label: mnist(x, t), 28) for s in (0, 1, 3, 10)}
 show(rows, "MNIST digits in four rows from the same noise: any digits at s = 0, the requested ones from s = 3 on.")
 
