@@ -34,9 +34,8 @@ from ddpm_path.schedule import Discrete, linear_betas, uniform_times
 
 seed = lambda k: torch.Generator().manual_seed(k)  # noqa: E731
 schedule = Discrete.from_betas(linear_betas())
-bars, normal = schedule.alpha_bar, partial(torch.randn, dtype=torch.float64)
-world = isotropic_mixture([0.5, 0.5], [[-1.0], [1.0]], std=0.5)
-worlds_eps = world.eps_fn(schedule)
+world, normal = isotropic_mixture([0.5, 0.5], [[-1.0], [1.0]], std=0.5), partial(torch.randn, dtype=torch.float64)
+bars, worlds_eps = schedule.alpha_bar, world.eps_fn(schedule)
 
 # %% [markdown]
 # ## Bayes' rule, as a gradient
@@ -165,11 +164,10 @@ plots.show(figure, "A 3 drowning in noise, and gradients towards 8: grain at sma
 # *Predict:* which scale has the best accuracy? Which the best coverage of the test digits?
 
 # %%
-labels, recogniser = torch.arange(355) % 10, zoo.load_recogniser("digits-recogniser")
-untold, of_noisy = lambda x, t, label: net(x, t), partial(class_score, noisy)
+labels, judge, of_noisy = torch.arange(355) % 10, zoo.load_recogniser("digits-recogniser"), partial(class_score, noisy)
 
 
-def steered(scale, score_of=of_noisy, n=355, model=untold, size=16):
+def steered(scale, score_of=of_noisy, n=355, model=lambda x, t, label: net(x, t), size=16):
     def guided(x, t, label):
         return classifier_guided(partial(model, label=label), score_of(label), cosine, scale)(x, t)
 
@@ -184,10 +182,10 @@ drawn = {scale: steered(scale) for scale in (0, 1, 3, 10)}
 show({f"s = {s}": x for s, x in drawn.items()}, "Four rows from the same noise: any digits at s = 0, then 0 to 9.")
 
 # %%
-right = lambda x: (recogniser.log_probs(x).argmax(1) == labels[: len(x)]).float()  # noqa: E731
+right = lambda x: (judge.log_probs(x).argmax(1) == labels[: len(x)]).float()  # noqa: E731
 own = lambda x: (noisy(x, torch.ones(355)).argmax(1) == labels).float()  # noqa: E731
-reach, real = lambda x: metrics.covered(data.test, x).float(), recogniser.features(data.test)
-feature = {s: recogniser.features(x) for s, x in drawn.items()}
+reach, real = lambda x: metrics.covered(data.test, x).float(), judge.features(data.test)
+feature = {s: judge.features(x) for s, x in drawn.items()}
 far = {s: metrics.kernel_distance(f, real) for s, f in feature.items()}
 hit, reached, pleased = ({s: f(x) for s, x in drawn.items()} for f in (right, reach, own))
 for s in drawn:
@@ -197,6 +195,8 @@ paired = lambda gain: (gain.mean(), gain.std() / len(gain) ** 0.5)  # noqa: E731
 least = min((hit[1] - hit[0], hit[3] - hit[1]), key=lambda rise: rise.mean())
 claims.measure("adm-fidelity", *paired(least))
 claims.measure("adm-diversity", *paired(reached[1] - reached[10]))
+spread = lambda x: torch.stack([torch.pdist(x[labels == k].flatten(1)).mean() for k in range(10)])  # noqa: E731
+claims.measure("adm-narrows", *paired((spread(drawn[1]) / spread(drawn[10])).log()))
 chosen = min((1, 3, 10), key=far.get)
 claims.measure("adm-distance", *metrics.kernel_difference(feature[0], feature[chosen], real), f"best at s = {chosen}")
 
