@@ -199,7 +199,7 @@ def test_bayes_guided_posterior_of_gaussian_data_and_a_noisy_measurement():
         slope, left = scale * 0.25 / total, 0.25 * std**2 / total  # of E[x_0 | x_t], and Var[x_0 | x_t]
         return slope * (1.5 - slope * x) / (0.25 + left)
 
-    n, eps_fn, times = 20_000, gaussian_eps(0.0, 0.25, LINEAR), uniform_times(1000, 1000)
+    n, eps_fn, times = 5000, gaussian_eps(0.0, 0.25, LINEAR), uniform_times(1000, 1000)
     x = randn(n, 1, seed=1)
     by_eps = classifier_guided(eps_fn, score, LINEAR, 1.0)
     walks = {
