@@ -89,7 +89,7 @@ for s in (1, 4):
     sharp = (world.log_prob(cells, (1, 0)) + s * world.log_class(cells, (1, 0))[:, 1]).softmax(0)
     end = last(ddim(classifier_guided(worlds_eps, plus, schedule, s), schedule, starts, grid))
     named[f"p(x) p(y|x)^{s}"], named[f"guided, s = {s}"] = 100 * sharp[::5], torch.histc(end, 121, -2.025, 4.025) / 1000
-plots.show(plots.curves(cells[::5, 0], named, "x", "density"), "At s = 4 guided samples lie far to the right.")
+plots.show(plots.curves(cells[::5, 0], named, "x", "density"), "Sharpened, the bell hardly moves; guided, it does.")
 w = lambda x: 0.01 * ((x <= cells.T).double().mean(0) - sharp.cumsum(0)).abs().sum()  # noqa: E731
 error, means = torch.stack([w(x) for x in end.split(2000)]).std() / 10**0.5, (cells[:, 0] @ sharp, end.mean())
 claims.measure("adm-sharpens", 0.05 - w(end), error, "means {:.2f} sharpened, {:.2f} guided".format(*means))
@@ -153,8 +153,8 @@ figure = plots.grid(pictures, 8, [f"t = {t:.0f}" for t in times], ("x", "ours", 
 plots.show(figure, "A 3 drowning in noise, and gradients towards 8: grain at small t, strokes that close it later.")
 
 # %% [markdown]
-# **You should see** strokes where the 3 must close, agreeing with the exact gradient in the middle. Near data the
-# gradient is grain, as in an adversarial example: it fools its classifier and draws nothing.
+# **You should see** that in noise, where a digit's class is still open, both pull in the same strokes. Near data they
+# disagree: there our classifier has reasons of its own, as adversarial examples show.
 #
 # ## Steering digits
 #
@@ -179,7 +179,7 @@ def show(rows, alt):
 
 
 drawn = {scale: steered(scale) for scale in (0, 1, 3, 10)}
-show({f"s = {s}": x for s, x in drawn.items()}, "Four rows from the same noise: any digits at s = 0, then 0 to 9.")
+show({f"s = {s}": x for s, x in drawn.items()}, "Four rows from the same noise: any digits at s = 0, below 0 to 9.")
 
 # %%
 right = lambda x: (judge.log_probs(x).argmax(1) == labels[: len(x)]).float()  # noqa: E731
@@ -201,8 +201,9 @@ chosen = min((1, 3, 10), key=far.get)
 claims.measure("adm-distance", *metrics.kernel_difference(feature[0], feature[chosen], real), f"best at s = {chosen}")
 
 # %% [markdown]
-# **You should see** accuracy rise and coverage fall: the trade. **If instead** only the steering classifier is pleased,
-# its gradient is noise.
+# **You should see** accuracy rise, and each class grow alike. Coverage is best at 3: scale 1 still botches digits, 10
+# repeats itself. The guide always praises itself a little too much. **If instead** it alone is pleased, its gradient
+# is noise.
 #
 # ## Three famous mistakes, on purpose
 #
@@ -220,11 +221,12 @@ mistakes = {
 }
 wrong = {name: steered(3, score_of, 200 if name == "clean" else 60) for name, score_of in mistakes.items()}
 print(f"right {hit[3].mean():.2f};", ", ".join(f"{name} {right(x).mean():.2f}" for name, x in wrong.items()))
-show({"right": drawn[3]} | wrong, "Digits 0 to 9 in the first row; mostly other digits in the three mistakes' rows.")
+show({"right": drawn[3]} | wrong, "Digits 0 to 9 in the first row; many others in the rows of the three mistakes.")
 claims.measure("adm-noisy", *paired(hit[3][:200] - right(wrong["clean"])))
 
 # %% [markdown]
-# A fourth lives in the other route: $\mu + s g$, *without the variance*. On the two modes, whose class +1 has mean 1:
+# A fourth lives in the other route: $\mu + s g$, *without the variance*. On the two modes, whose class +1 has mean 1
+# and deviation 0.5:
 
 # %%
 shifts = {"right": classifier_shift(plus, 1.0), "forgotten": lambda x, t, mean, var: mean + plus(x, t)}
@@ -233,9 +235,11 @@ for name, shift in shifts.items():
     print(f"variance {name}: mean {x.mean():.2f}, std {x.std():.2f}")
 
 # %% [markdown]
+# **You should see** a mistake that passes for a larger scale.
+#
 # ## A model that knows the label already
 #
-# Guiding it adds to what it knows: exactly, $s$ on a conditional model is $1 + s$ on an unconditional one.
+# Guiding it adds to what it knows: with perfect networks $s$ on a conditional model is $1 + s$ on an unconditional one.
 
 # %%
 told = {s: steered(s, n=100, model=net) for s in (0, 2)}
@@ -244,7 +248,8 @@ for s, x in told.items():
     print(f"told, s = {s}: right {right(x).mean():.2f}; from untold at {s + 1} {same:.2f}, from others {other:.2f}")
 
 # %% [markdown]
-# **You should see** nearly the same images: the two networks almost obey Bayes' rule.
+# **You should see** images that resemble each other, not the same ones: trained apart, the networks obey Bayes' rule
+# only roughly.
 #
 # ## MNIST
 

@@ -45,8 +45,8 @@ CLAIMS: tuple[Claim, ...] = (
         "difference, over test digits.",
         State.UNDECIDED,
         "0.882 at scale 1, 0.930 at 3 and 0.887 at 10 (unguided 0.932); margin -0.006 +- 0.019. Scale 1 leaves botched "
-        "digits, in 50 steps too, and they reach no neighbourhood; what a larger scale mends hides what it loses. Hence "
-        "the next claim.",
+        "digits, in 50 steps too, and they reach no neighbourhood; what a larger scale mends hides what it loses. "
+        "Hence the next claim.",
     ),
     Claim(
         "adm-narrows",
