@@ -97,7 +97,7 @@ claims.measure("adm-sharpens", 0.05 - w(end), error, "means {:.2f} sharpened, {:
 # %% [markdown]
 # **You should see** the mean near 1.67, where sharpening alone gives 1.06. The sum of gradients is the right score at
 # each noise level *by itself*; but noising $p(x)\,p(y \mid x)^s$ does not give $p_t(x)\,p_t(y \mid x)^s$. In noise the
-# classifier is unsure, so it pushes hard and early. Guidance is a heuristic: useful, but no sampler of a density.
+# classifier is unsure, so it pushes hard and early. Guidance samples no such density.
 #
 # ## The noisy classifier
 #
@@ -134,8 +134,7 @@ table |= {k: metrics.accuracy_by_level(c, cosine, data.test, data.test_labels, l
 plots.show(plots.curves(levels, table, "t", "accuracy"), "Networks near their posteriors, the clean one far below.")
 
 # %% [markdown]
-# **You should see** each network near its posterior, and the clean one fall early. **If instead** it stays at chance,
-# labels and images are out of step.
+# **You should see** each network near its posterior, and the clean one fall early.
 #
 # ## What it whispers
 #
@@ -158,8 +157,8 @@ plots.show(figure, "A 3 drowning in noise, and gradients towards 8: grain at sma
 #
 # ## Steering digits
 #
-# The digits' model draws without a label (its null label), and the classifier steers. Who judges? Not the classifier
-# that steered: samples were made to please it. We ask the *recogniser*, trained apart, and show both.
+# The digits' model draws under its null label; the classifier steers. Who judges? Not the guide, whom samples were
+# made to please. We ask the *recogniser*, trained apart, and show both.
 #
 # *Predict:* which scale has the best accuracy? Which the best coverage of the test digits?
 
