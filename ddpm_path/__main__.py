@@ -23,7 +23,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         elif options.command == "doctor":
             return doctor()
         elif options.command == "train":
-            train(options.name, options.out or Path("build/train") / options.name, options.steps)
+            del options.command
+            train(**vars(options))
         elif options.command == "evaluate":
             del options.command
             evaluate(**vars(options))
@@ -52,13 +53,17 @@ def _parser() -> argparse.ArgumentParser:
 
     commands.add_parser("doctor", help="look for what is missing or wrong on this machine, and how to mend it")
 
-    training = commands.add_parser("train", help="make a shipped model again")
-    training.add_argument("name", metavar="NAME", help="a recipe: digits, mnist, digits-recogniser, mnist-recogniser")
+    training = commands.add_parser("train", help="make a shipped model again, or one of your own images")
+    training.add_argument("name", metavar="NAME", nargs="?", help="a recipe: digits, mnist, digits-recogniser, ...")
+    training.add_argument("--data", type=Path, metavar="FOLDER", help="instead of NAME: images to train on")
+    training.add_argument("--size", type=_positive, help="with --data: pixels a side (default: 32)")
     training.add_argument("--out", type=Path, help="folder (default: build/train/NAME)")
     training.add_argument("--steps", type=_positive, help="training steps (default: the recipe's)")
+    training.add_argument("--bf16", action="store_true", help="on a GPU: the network's products in bfloat16")
+    training.add_argument("--compile", action="store_true", help="run the network through torch.compile")
 
     sampling = commands.add_parser("sample", help="draw samples from a shipped model")
-    sampling.add_argument("name", metavar="NAME", help="a model of the zoo: digits, mnist, ...")
+    sampling.add_argument("name", metavar="NAME", help="a model of the zoo (digits, mnist, ...) or a training's folder")
     sampling.add_argument("--steps", type=int, help="sampling steps (default: every time from the start on)")
     sampling.add_argument(
         "--sampler",
@@ -153,11 +158,29 @@ def doctor() -> int:
     return int(any(finding.remedy for finding in findings))
 
 
-def train(name: str, out: Path, steps: int | None) -> None:
-    """Train a recipe."""
-    from ddpm_path.lab.train import train_recipe
+def train(
+    name: str | None,
+    data: Path | None,
+    size: int | None,
+    out: Path | None,
+    steps: int | None,
+    bf16: bool,
+    compile: bool,
+) -> None:
+    """Train a recipe, or on a folder of images; several processes if torchrun starts them."""
+    if (name is None) == (data is None):
+        raise ValueError("name a recipe, or give a folder of images with --data: one of the two")
+    if size is not None and data is None:
+        raise ValueError("--size belongs to --data: a recipe has its own")
 
-    train_recipe(name, out, steps)
+    from ddpm_path.lab.device import placed
+    from ddpm_path.lab.train import train_images, train_recipe
+
+    with placed(bf16, compile) as place:
+        if data is not None:
+            train_images(data, size or 32, out or Path("build/train") / data.resolve().name, steps, place)
+        elif name is not None:
+            train_recipe(name, out or Path("build/train") / name, steps, place)
 
 
 def sample(
@@ -203,8 +226,9 @@ def sample(
     if sampler not in known:
         raise unknown("sampler", sampler, known)
     draw = known[sampler]
-    net, trained = zoo.load(name)
-    card = zoo.card(name)
+    name, folder = zoo.find(name)
+    net, trained = zoo.load(name, folder)
+    card = zoo.card(name, folder)
     labels = None if label is None else torch.full((n,), _class(label, card["classes"]))
     chain = trained.first == 1  # or an SDE, whose times are not whole
     if start is not None and not 1 <= start <= trained.T:
