@@ -22,6 +22,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return run(options.notebooks)
         elif options.command == "doctor":
             return doctor()
+        elif options.command == "diagnose":
+            diagnose(options.folder, options.data, options.size)
         elif options.command == "train":
             del options.command
             train(**vars(options))
@@ -61,6 +63,11 @@ def _parser() -> argparse.ArgumentParser:
     training.add_argument("--steps", type=_positive, help="training steps (default: the recipe's)")
     training.add_argument("--bf16", action="store_true", help="on a GPU: the network's products in bfloat16")
     training.add_argument("--compile", action="store_true", help="run the network through torch.compile")
+
+    asking = commands.add_parser("diagnose", help="one page on a training: what is wrong with it, and what to do")
+    asking.add_argument("folder", type=Path, metavar="FOLDER", help="where `train` writes, or wrote")
+    asking.add_argument("--data", type=Path, metavar="IMAGES", help="the images, if it trains on your own")
+    asking.add_argument("--size", type=_positive, default=32, help="with --data (default: %(default)s)")
 
     sampling = commands.add_parser("sample", help="draw samples from a shipped model")
     sampling.add_argument("name", metavar="NAME", help="a model of the zoo (digits, mnist, ...) or a training's folder")
@@ -156,6 +163,21 @@ def doctor() -> int:
     findings = examine()
     print(report(findings))
     return int(any(finding.remedy for finding in findings))
+
+
+def diagnose(folder: Path, data: Path | None, size: int) -> None:
+    """Print one page on a training, and write it with pictures into its folder."""
+    from ddpm_path.lab import diagnosis
+    from ddpm_path.lab.datasets import DATASETS
+    from ddpm_path.lab.doctor import report
+    from ddpm_path.lab.folder import folder as own_images
+
+    recipe, _ = diagnosis.load(folder)
+    if data is None and recipe.data not in DATASETS:
+        raise ValueError(f"this run trains on images of its own, {recipe.data}: name their folder with --data")
+    images = DATASETS[recipe.data]() if data is None else own_images(data, size)
+    print(report(diagnosis.diagnose(folder, images)))
+    print(f"with pictures: {folder / 'diagnosis.html'}")
 
 
 def train(

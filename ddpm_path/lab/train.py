@@ -160,6 +160,7 @@ def _steps(recipe: Recipe, data: Images, run: Run, place: Place, mine: slice, lo
         grad_norm = torch.nn.utils.clip_grad_norm_(net.parameters(), recipe.clip)
         entry = Log(step, place.mean(loss.detach()).item(), lr, grad_norm.item(), earlier + time.perf_counter() - began)
         if not math.isfinite(entry.loss + entry.grad_norm):
+            yield entry  # to be logged
             raise FloatingPointError(
                 f"loss {entry.loss} and gradient norm {entry.grad_norm} at step {step} (lr {lr:.2g}, {images.dtype}): "
                 "lower lr, lengthen warmup or look at the data; the last checkpoint is kept"
@@ -174,11 +175,13 @@ def _steps(recipe: Recipe, data: Images, run: Run, place: Place, mine: slice, lo
 def _keep(folder: Path, recipe: Recipe, data: Images, run: Run, log: Sequence[Log], save_every: int) -> None:
     """Every `save_every` steps and at the end the log and a checkpoint; every fourth time pictures, too."""
     done = len(log)
-    end = done == recipe.steps
-    if done % save_every and not end:
+    end, bad = done == recipe.steps, not math.isfinite(log[-1].loss + log[-1].grad_norm)
+    if done % save_every and not end and not bad:
         return
     new = done % save_every or save_every
     append(folder / "log.csv", Log._fields, log[-new:])
+    if bad:
+        return
     state = {
         "recipe": asdict(recipe),
         "optimiser": run.optimiser.state_dict(),
@@ -265,13 +268,18 @@ def learning_rate(step: int, recipe: Recipe) -> float:
     return recipe.lr * warm * 0.5 * (1 + math.cos(math.pi * gone))
 
 
+def ema_decay(step: int, largest: float) -> float:
+    """The average's decay at a step: (1 + step) / (10 + step), up to `largest`."""
+    return min(largest, (1 + step) / (10 + step))
+
+
 @torch.no_grad()
 def update_ema(ema: torch.nn.Module, net: torch.nn.Module, step: int, decay: float) -> None:
-    """Move the average towards the network; the decay rises as (1 + step) / (10 + step) up to `decay`.
+    """Move the average towards the network; the decay rises up to `decay`, see `ema_decay`.
 
     Without that warm-up the random first weights stay in the average: 0.999^3000 of them is still 5 percent.
     """
-    weight = 1 - min(decay, (1 + step) / (10 + step))
+    weight = 1 - ema_decay(step, decay)
     torch._foreach_lerp_(list(ema.parameters()), list(net.parameters()), weight)
 
 
