@@ -5,6 +5,7 @@ from ddpm_path.lab.exercises.ddim import SLERP, STEP_OF_ETA
 from ddpm_path.lab.exercises.ddpm import MARGINAL_FROM_CHAIN, MEAN_FROM_EPS, POSTERIOR_MEAN, TRAINING_PAIR
 from ddpm_path.lab.exercises.early import BIT_MARGINAL, GAUSSIAN_PRODUCT
 from ddpm_path.lab.exercises.pndm import MULTISTEP_WEIGHTS, TRANSFER
+from ddpm_path.lab.exercises.sde import CORRECTED, SUB_VP_COEFFICIENTS
 from ddpm_path.lab.exercises.vae import IMPORTANCE_BOUND, KL_OF_NORMALS
 
 EXERCISES: tuple[Exercise, ...] = (
@@ -20,10 +21,13 @@ EXERCISES: tuple[Exercise, ...] = (
     SLERP,
     TRANSFER,
     MULTISTEP_WEIGHTS,
+    SUB_VP_COEFFICIENTS,
+    CORRECTED,
 )
 
 __all__ = [
     "BIT_MARGINAL",
+    "CORRECTED",
     "EXERCISES",
     "GAUSSIAN_PRODUCT",
     "IMPORTANCE_BOUND",
@@ -34,6 +38,7 @@ __all__ = [
     "POSTERIOR_MEAN",
     "SLERP",
     "STEP_OF_ETA",
+    "SUB_VP_COEFFICIENTS",
     "TRAINING_PAIR",
     "TRANSFER",
     "Exercise",
