@@ -4,6 +4,8 @@ from ddpm_path.lab.exercises.checking import Exercise, check
 from ddpm_path.lab.exercises.ddim import SLERP, STEP_OF_ETA
 from ddpm_path.lab.exercises.ddpm import MARGINAL_FROM_CHAIN, MEAN_FROM_EPS, POSTERIOR_MEAN, TRAINING_PAIR
 from ddpm_path.lab.exercises.early import BIT_MARGINAL, GAUSSIAN_PRODUCT
+from ddpm_path.lab.exercises.improved import IMPORTANCE_WEIGHTS, LEARNED_VARIANCE
+from ddpm_path.lab.exercises.likelihood import BIN_LOG_PROB, BOUND_WEIGHT
 from ddpm_path.lab.exercises.pndm import MULTISTEP_WEIGHTS, TRANSFER
 from ddpm_path.lab.exercises.sde import CORRECTED, SUB_VP_COEFFICIENTS
 from ddpm_path.lab.exercises.vae import IMPORTANCE_BOUND, KL_OF_NORMALS
@@ -17,8 +19,12 @@ EXERCISES: tuple[Exercise, ...] = (
     POSTERIOR_MEAN,
     MEAN_FROM_EPS,
     TRAINING_PAIR,
+    BIN_LOG_PROB,
+    BOUND_WEIGHT,
     STEP_OF_ETA,
     SLERP,
+    LEARNED_VARIANCE,
+    IMPORTANCE_WEIGHTS,
     TRANSFER,
     MULTISTEP_WEIGHTS,
     SUB_VP_COEFFICIENTS,
@@ -26,12 +32,16 @@ EXERCISES: tuple[Exercise, ...] = (
 )
 
 __all__ = [
+    "BIN_LOG_PROB",
     "BIT_MARGINAL",
+    "BOUND_WEIGHT",
     "CORRECTED",
     "EXERCISES",
     "GAUSSIAN_PRODUCT",
     "IMPORTANCE_BOUND",
+    "IMPORTANCE_WEIGHTS",
     "KL_OF_NORMALS",
+    "LEARNED_VARIANCE",
     "MARGINAL_FROM_CHAIN",
     "MEAN_FROM_EPS",
     "MULTISTEP_WEIGHTS",
