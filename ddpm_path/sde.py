@@ -310,7 +310,7 @@ def _solve(
     atol: float,
 ) -> tuple[Tensor, int]:
     """Integrate a flat state from `start` to `end`; the end, float64 on the CPU, and the number of calls."""
-    from scipy.integrate import solve_ivp  # type: ignore[import-untyped]  # takes a while, so only where it is used
+    from scipy.integrate import solve_ivp  # takes a while, so only where it is used
 
     coefficients(schedule, torch.tensor([start, end], dtype=torch.float64))  # errors come before the first call
     calls = 0

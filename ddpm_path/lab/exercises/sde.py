@@ -82,8 +82,8 @@ def _correct(x: Tensor, eps: Tensor, z: Tensor, std: float, snr: float) -> Tenso
 def _correct_solution(x: Tensor, eps: Tensor, z: Tensor, std: float, snr: float) -> Tensor:
     """Up the score by step = 2 (snr |z| / |score|)^2, and sqrt(2 step) of noise."""
     score = -eps / std
-    size = lambda v: v.square().sum((1, 2, 3), keepdim=True).sqrt()  # noqa: E731
-    step = 2 * (snr * size(z) / size(score)) ** 2
+    squares = [v.square().sum((1, 2, 3), keepdim=True) for v in (z, score)]
+    step = 2 * snr**2 * squares[0] / squares[1]
     return x + step * score + (2 * step).sqrt() * z
 
 
