@@ -502,6 +502,19 @@ def test_song2021_app_i3_the_colour_basis_is_orthonormal_and_begins_with_grey():
     close(sde.GREY_FIRST[:, 0], [1 / math.sqrt(3)] * 3)
 
 
+def test_song2021_app_i2_what_is_known_is_a_fresh_draw_at_its_level():
+    schedule, known = VP(), 2 + 0 * randn(20_000, 2)
+    after = sde.inpaint(known, torch.tensor([True, False]), schedule, noise_source(20_000, (2,), seeded(0)))
+    x = randn(20_000, 2, seed=1)
+    scale, std = schedule(0.2)
+    once, again = after(x, 0.2), after(x, 0.2)
+    close(once[:, 1], x[:, 1])
+    close(after(x, 0.0)[:, 0], known[:, 0])
+    assert abs(float(once[:, 0].mean() - 2 * scale)) < 4 * std / math.sqrt(20_000)
+    assert abs(float(once[:, 0].std() / std) - 1) < 4 / math.sqrt(40_000)
+    assert abs(float(torch.corrcoef(torch.stack([once[:, 0], again[:, 0]]))[0, 1])) < 4 / math.sqrt(20_000)
+
+
 def test_inpainting_denoises_what_is_unknown_too():
     """The published code recomputed the mean from the noisy x, and left the last noise there."""
     schedule, known = VE(), randn(4, 3)
