@@ -16,8 +16,8 @@ CLAIMS: tuple[Claim, ...] = (
         State.UNDECIDED,
         "Margin -0.0005 +- 0.0028, and they do not cross: W = 0.0370, 0.0147, 0.0052, 0.0051 and 0.0048 for the "
         "predictor, 0.0635, 0.0211, 0.0061, 0.0059 and 0.0053 with the corrector. From 200 calls on both are at what "
-        "10,000 perfect samples have. An exact score leaves nothing to repair but the steps' own error, and half of the "
-        "steps make more of that.",
+        "10,000 perfect samples have. An exact score leaves nothing to repair but the steps' own error, and half of "
+        "the steps make more of that.",
     ),
     Claim(
         "sde-likelihood",
@@ -30,7 +30,7 @@ CLAIMS: tuple[Claim, ...] = (
         "N(x_0 estimate, (std / scale)^2) at 1e-5. Margin: bound - ODE, in bits/dim. Its standard error: from the "
         "spread over images of the difference, which holds the noise of probes and times too.",
         State.HOLDS,
-        "ODE 3.448 +- 0.055, bound 3.802 +- 0.060 bits/dim; margin +0.353 +- 0.045. They are two models' numbers: unless "
-        "the score is exact, the ODE's density is not that of the reverse SDE, which the bound is of.",
+        "ODE 3.448 +- 0.055, bound 3.802 +- 0.060 bits/dim; margin +0.353 +- 0.045. They are two models' numbers: "
+        "unless the score is exact, the ODE's density is not that of the reverse SDE, which the bound is of.",
     ),
 )
