@@ -21,17 +21,14 @@ Divergence = Callable[[Field, Tensor], tuple[Tensor, Tensor]]
 LogProb = Callable[[Tensor], Tensor]
 
 MOST_CALLS = 20_000
-GREY_FIRST = (
-    torch.tensor([[1, 1, 1], [1, -1, 1], [1, 0, -2]], dtype=torch.float64)
-    / torch.tensor([3.0, 2.0, 6.0]).double().sqrt()
-)
+GREY_FIRST = torch.tensor([[1, 1, 1], [1, -1, 1], [1, 0, -2]]) / torch.tensor([3, 2, 6], dtype=torch.float64).sqrt()
 """An orthonormal basis of colours, in columns: grey, then two differences."""
 
 
 def coefficients(schedule: Schedule, t: Tensor | float) -> tuple[Tensor, Tensor]:
     """f and g^2 of the SDE dx = f x dt + g dw that has the schedule's marginals, float64, shaped like t.
 
-    f = d log(scale) / dt and g^2 = d std^2 / dt - 2 f std^2, by autograd [Song 2021, eq. 29-30 solved for them].
+    f = d log(scale) / dt and g^2 = d std^2 / dt - 2 f std^2, by autograd [Song 2021, app. B].
     ValueError outside [first, T], and for a chain at its whole times, where it has steps and no slope.
     """
     time = torch.as_tensor(t, dtype=torch.float64).detach().cpu()
@@ -48,9 +45,8 @@ def coefficients(schedule: Schedule, t: Tensor | float) -> tuple[Tensor, Tensor]
                 "this schedule's level is a table's entry, without a slope in t: use `reverse_diffusion` or "
                 "`ancestral_step`, which need none, or a schedule in continuous time"
             )
-        (f,) = torch.autograd.grad(
-            (scale.log() + 0 * time).sum(), time, retain_graph=True
-        )  # 0 *: VE's scale is constant
+        log_scale = scale.log() + 0 * time  # VE's scale is a constant, which autograd would refuse
+        (f,) = torch.autograd.grad(log_scale.sum(), time, retain_graph=True)
         (growth,) = torch.autograd.grad(std.square().sum(), time)
     return f, growth - 2 * f * std.detach() ** 2
 
@@ -70,7 +66,7 @@ def flow_euler(schedule: Schedule, x: Tensor, eps: Tensor, t: float, s: float) -
 
 
 def reverse_diffusion(schedule: Schedule, x: Tensor, eps: Tensor, t: float, s: float) -> tuple[Tensor, Coefficient]:
-    """The forward step from s to t run backwards: its drift off, its variance times the score on [Song 2021, eq. 46].
+    """The forward step from s to t run backwards: its drift off, its variance times the score on [Song 2021, app. E].
 
     The forward step is the exact q(x_t | x_s), for a chain DDPM's own; the published code takes an Euler step for
     sub-VP instead.
@@ -82,7 +78,7 @@ def reverse_diffusion(schedule: Schedule, x: Tensor, eps: Tensor, t: float, s: f
 def ancestral_step(
     variance: Variance,
 ) -> Callable[[Schedule, Tensor, Tensor, float, float], tuple[Tensor, Coefficient]]:
-    """DDPM's step as a predictor: `fixed_large` is the paper's for VP, `fixed_small` for VE [Song 2021, eq. 4, 47]."""
+    """DDPM's step as a predictor: `fixed_large` is the paper's for VP, `fixed_small` for VE [Song 2021, app. F]."""
 
     def step(schedule: Schedule, x: Tensor, eps: Tensor, t: float, s: float) -> tuple[Tensor, Coefficient]:
         now, then = schedule(t), schedule(s)
@@ -178,7 +174,7 @@ def likelihood(
     rtol: float = 1e-5,
     atol: float = 1e-5,
 ) -> Likelihood:
-    """log p_t(x) of the ODE's model, x (B, ...) at t = `start` (the first time if None) [Song 2021, eq. 39].
+    """log p_t(x) of the ODE's model, x (B, ...) at t = `start` (the first time if None) [Song 2021, app. D.2].
 
     The density at T, `prior`, plus the integral of the flow's divergence. It is the model that `flow` samples from: the
     SDE with the same network is another one, unless eps_fn is exact. For data hand over x as they are: the paper,
@@ -217,7 +213,7 @@ def exact_divergence(field: Field, x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def hutchinson(probe: Tensor) -> Divergence:
-    """Estimates v . J v of the divergence, for one gradient, without bias [Hutchinson 1989; Song 2021, eq. 40].
+    """Estimates v . J v of the divergence, for one gradient, without bias [Hutchinson 1989; Song 2021, app. D.2].
 
     probe v (B, ...), kept for all of an ODE: `start_noise(...)`, or its sign, Rademacher's, which varies less.
     """
@@ -236,7 +232,7 @@ def hutchinson(probe: Tensor) -> Divergence:
 def variational_bound(
     eps_fn: EpsFn, schedule: Schedule, x: Tensor, noise: Noise, draws: int = 64, start: float | None = None
 ) -> Tensor:
-    """An estimate of the bound on -log p(x) of the reverse SDE, in nats, (B,) float64 [Kingma 2021, eq. 11-15].
+    """An estimate of the bound on -log p(x) of the reverse SDE, in nats, (B,) float64 [Kingma 2021, sec. 4].
 
     The prior's KL, the integral of |eps - eps_fn|^2 over log(std / scale) from `start` (the first time if None) to T,
     at `draws` stratified places, and the decoder N(x_0 estimate, (std / scale)^2) at `start`. `noise` draws (B, ...),

@@ -90,7 +90,7 @@ def test_song2021_app_b_ddpm_is_the_discretised_vp():
     close(linear_betas(), (0.1 + 19.9 * (i - 1) / 999) / 1000)  # beta(t) / N, with beta_1 = beta_min / N
     scale, _ = VP()(i / 1000)
     assert float((LINEAR.alpha_bar[1:] - scale**2).abs().max()) < 8.12e-4
-    early, _ = VP()((i - 1) / 1000)  # index 0 put at t = 0 instead
+    early, _ = VP()((i - 1) / 999)  # index 0 put at t = 0 instead
     assert 1.5e-3 < float((LINEAR.alpha_bar[1:] - early**2).abs().max()) < 2e-3
     assert abs(float((LINEAR.alpha_bar[-1] / scale[-1] ** 2).log()) + 0.0677) < 1e-4
 
@@ -111,7 +111,7 @@ def test_song2020_eq13_ddim_s_step_is_the_flow_s_euler_step_in_std_over_scale(na
 
 
 @pytest.mark.parametrize("variance", [fixed_small, fixed_large])
-def test_song2021_app_e_the_ancestral_predictor_is_ddpm(variance):
+def test_song2021_app_f_the_ancestral_predictor_is_ddpm(variance):
     """Without a corrector the two samplers are one, to the last digit, on any part of the chain."""
     eps_fn, x = gaussian_eps(0.4, 0.3, LINEAR), randn(3, 2)
     for times in ([1000, 700, 30, 1, 0], list(range(1000, -1, -1))):
@@ -121,7 +121,7 @@ def test_song2021_app_e_the_ancestral_predictor_is_ddpm(variance):
             close(a.x, b.x, rtol=1e-9, atol=1e-12)
 
 
-def test_song2021_app_e_ancestral_vp_against_diffusers_fixed_large():
+def test_song2021_app_f_ancestral_vp_against_diffusers_fixed_large():
     scheduler = DDPMScheduler(variance_type="fixed_large", clip_sample=False)
     x, eps = randn(2, 5).float(), randn(2, 5, seed=1).float()
     for t in (2, 500, 1000):
@@ -131,7 +131,7 @@ def test_song2021_app_e_ancestral_vp_against_diffusers_fixed_large():
         close(mean + variance.sqrt().float() * noise, theirs.double(), rtol=1e-4, atol=2e-6)  # its tables are float32
 
 
-def test_song2021_app_e_ancestral_less_reverse_diffusion_is_of_second_order_in_beta():
+def test_song2021_app_f_ancestral_less_reverse_diffusion_is_of_second_order_in_beta():
     """Of beta = 0.02: 1.0e-4 in the coefficient of x, 2.0e-4 in that of the score."""
     one, zero = torch.ones(1, 1, dtype=torch.float64), torch.zeros(1, 1, dtype=torch.float64)
     std = LINEAR(1000)[1]
@@ -343,7 +343,7 @@ def worlds():
 
 @pytest.mark.parametrize("world", ["gaussian", "mixture"])
 @every_sde
-def test_song2021_eq39_the_flow_s_likelihood_is_log_p_at_its_first_time(name, world):
+def test_song2021_app_d2_the_flow_s_likelihood_is_log_p_at_its_first_time(name, world):
     """Within 1e-3 nats of log p_t at t = 1e-5, with the exact p_T as prior."""
     schedule, world = SDES[name], worlds()[world]
     now, last_level = schedule(1e-5), schedule(1)
@@ -359,7 +359,7 @@ def test_song2021_eq39_the_flow_s_likelihood_is_log_p_at_its_first_time(name, wo
     close(usual.log_prob - found.log_prob, off, atol=1e-9)
 
 
-def test_song2021_eq39_the_prior_of_ve_is_the_larger_error():
+def test_song2021_app_d2_the_prior_of_ve_is_the_larger_error():
     """|N(0, 50^2) - p_T| for data near 2 grows with the latent: up to a tenth of a nat here, 100 times RK45's error."""
     world, schedule = skewed_mixture(), VE()
     latent = 50 * randn(2000, 2)
@@ -393,7 +393,7 @@ def test_hutchinson1989_variance_of_the_two_probes():
 
 
 @every_sde
-def test_song2021_eq40_hutchinson_s_likelihood_lies_within_its_own_error(name):
+def test_song2021_app_d2_hutchinson_s_likelihood_lies_within_its_own_error(name):
     schedule, world = SDES[name], worlds()["gaussian"]
     point = q_sample(world.sample(1, seeded(0))[0], randn(1, 3), schedule(1e-5))
     x = point.expand(200, 3)
@@ -412,7 +412,7 @@ def test_song2021_eq40_hutchinson_s_likelihood_lies_within_its_own_error(name):
 
 
 @every_sde
-def test_kingma2021_eq11_the_bound_of_a_gaussian_in_closed_form(name):
+def test_kingma2021_sec4_the_bound_of_a_gaussian_in_closed_form(name):
     """Mean over data N(0.3, 0.2): half log((1 + s^2 SNR_0) / (1 + s^2 SNR_1)), the prior's KL and the decoder."""
     schedule, start, n = SDES[name], 0.01, 10_000
     (scale, std), (scale_T, std_T) = schedule(start), schedule(1)

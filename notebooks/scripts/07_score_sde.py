@@ -14,8 +14,8 @@
 # # 07 · The score SDE
 #
 # DDPM adds noise in a thousand steps, NCSN at a list of levels. [Song et al.](https://arxiv.org/abs/2011.13456) (2020)
-# let the steps shrink to nothing: both become stochastic differential equations, and one theory serves them,
-# with new samplers, and an ODE with the same marginals and exact likelihoods. The network stays:
+# let the steps shrink to nothing: both become stochastic differential equations, with new samplers, and with an ODE
+# that has exact likelihoods. The network stays what it is:
 # $\epsilon_\theta = -\mathrm{std}\,\nabla\log p_t$.
 #
 # Reading: the paper. You need 04 and 06.
@@ -52,8 +52,7 @@ def walk(eps_fn, schedule, noise, steps, end, *how, after=None):
 #
 # $$f = \frac{d \log \mathrm{scale}}{dt}, \qquad g^2 = \frac{d\,\mathrm{std}^2}{dt} - 2 f\,\mathrm{std}^2$$
 #
-# VP is DDPM in small steps, VE is NCSN, sub-VP is VP with less noise [eq. 9, 11, 12]. By hand, with
-# $B = \int_0^t \beta$:
+# VP is DDPM, VE is NCSN, sub-VP has less noise [eq. 9, 11, 12]. By hand, $B = \int_0^t \beta$:
 
 
 # %%
@@ -76,12 +75,11 @@ print(f"std of VP at 1e-5 {sdes['VP'](t)[1]:.4e}, in float32 {(1 - torch.exp(-(0
 #
 # ## Two ways back
 #
-# Time reversed [eq. 6], and an ODE with the same marginals [eq. 13]:
+# The SDE reversed [eq. 6], and an ODE with its marginals [eq. 13]:
 #
 # $$dx = (f x - g^2 \nabla\log p_t)\,dt + g\,d\bar w, \qquad dx = (f x - \tfrac12 g^2 \nabla\log p_t)\,dt$$
 #
-# Without noise only *half* of the score is left. On a line the exact answer is known: the ODE keeps each walker's
-# share of the world.
+# Without noise only *half* of the score is left. On a line the ODE keeps each walker's share of the world.
 #
 # *Predict before you run:* how do the paths of the two differ, and what do they share?
 
@@ -105,26 +103,19 @@ plots.show(figure, "Smooth paths of the ODE and jagged ones of the SDE, from equ
 #
 # ## Predictors
 #
-# *Euler-Maruyama* takes the SDE's step; *reverse diffusion* runs the forward step backwards; *ancestral* is DDPM.
-# Euler on the ODE, and RK45, need no noise. All end with the estimate of $x_0$. The number is
-# how far 4,000 samples lie off on average (Wasserstein).
+# *Euler-Maruyama* takes the SDE's step; *reverse diffusion* runs the forward step backwards; *ancestral* is DDPM. All
+# end with the estimate of $x_0$. The number is how far 4,000 samples lie off on average (Wasserstein).
 #
-# *Predict:* which of the three SDEs is hardest in 50 steps? What does each mistake do?
+# *Predict:* which SDE is hardest in 50 steps? What does each mistake do?
 
 # %%
-predictors = {
-    "Euler-Maruyama": sde.euler_maruyama,
-    "reverse diffusion": sde.reverse_diffusion,
-    "ancestral": sde.ancestral_step(fixed_large),
-    "ODE, Euler": sde.flow_euler,
-    "MISTAKE: whole g^2": lambda *a: (sde.euler_maruyama(*a)[0], 0.0),
-    "MISTAKE: half, noise": lambda *a: (sde.flow_euler(*a)[0], sde.euler_maruyama(*a)[1]),
-}
+predictors = {"Euler-Maruyama": sde.euler_maruyama, "reverse diffusion": sde.reverse_diffusion}
+predictors |= {"ancestral": sde.ancestral_step(fixed_large), "ODE, Euler": sde.flow_euler}
+predictors["MISTAKE: whole g^2"] = lambda *a: (sde.euler_maruyama(*a)[0], 0.0)
+predictors["MISTAKE: half, noise"] = lambda *a: (sde.flow_euler(*a)[0], sde.euler_maruyama(*a)[1])
 noise = start_noise(10_000, (1,), seed(1)).double()
 for name, predictor in predictors.items():
-    found = [
-        walk(world.eps_fn(schedule), schedule, noise[:4000], 50, ends[k], predictor) for k, schedule in sdes.items()
-    ]
+    found = [walk(world.eps_fn(s), s, noise[:4000], 50, ends[k], predictor) for k, s in sdes.items()]
     print(f"{name:22}", ", ".join(f"{k} {metrics.wasserstein(x, world):.3f}" for k, x in zip(sdes, found, strict=True)))
 
 # %% [markdown]
@@ -132,7 +123,7 @@ for name, predictor in predictors.items():
 #
 # ## A class on demand
 #
-# By Bayes' rule the score of a class is the world's and a noisy classifier's [eq. 14]. On this world that is exact.
+# By Bayes' rule the score of a class is the world's and a noisy classifier's [eq. 14]; here both are exact.
 
 # %%
 schedule, labels = sdes["VP"], torch.zeros(10_000, dtype=torch.long)
@@ -144,40 +135,39 @@ print(f"mean {x.mean():.3f} and deviation {x.std():.3f}; class 0 has -0.6 and 0.
 # %% [markdown]
 # ## A corrector
 #
-# The score also allows Langevin steps at one level: they repair what a predictor got wrong. Step size:
-# noise and score in the ratio `snr`. The published code takes norms over the batch; here each sample has its own, or
-# (in one dimension, where $|\epsilon|$ can vanish) the level's. A corrector costs calls, which buy smaller steps, too.
+# Langevin steps at one level repair what a predictor got wrong, with noise and score in the ratio `snr`. The published
+# code takes norms over the batch; here each sample has its own, or (on a line, where $|\epsilon|$ can vanish) the
+# level's. Its calls could have bought smaller steps, too.
 #
 # *Predict:* who wins with few calls? With many?
 
 # %%
-schedule = sdes["VE"]
 w = lambda x, n=10_000: torch.tensor([metrics.wasserstein(part, world) for part in x.split(n)])  # noqa: E731
 for calls in (50, 100, 200, 400, 1000):
     sides = ((calls, None), ((calls + 1) // 2, sde.level_step(0.16)))
-    x = [walk(world.eps_fn(schedule), schedule, noise, n, 1e-5, sde.reverse_diffusion, how) for n, how in sides]
+    x = [walk(world.eps_fn(VE()), VE(), noise, n, 1e-5, sde.reverse_diffusion, how) for n, how in sides]
     print(f"{calls:4} calls: predictor {w(x[0]).item():.4f}, with corrector {w(x[1]).item():.4f}")
 error = (w(x[0], 1000) - w(x[1], 1000)).std() / 10**0.5
 claims.measure("sde-corrector", w(x[0]) - w(x[1]), error)
 
 # %% [markdown]
-# **You should see** the predictor ahead with few calls.
+# **You should see** the predictor ahead, then no difference: an exact score leaves nothing to repair. Images:
+# `benchmarks/sde.md`.
 #
 # ## Likelihood
 #
-# Along the ODE $\log p$ changes by the divergence of its velocity [eq. 39], here by autograd. In many dimensions one
-# random probe estimates it: $v^\top J v$ [eq. 40].
+# Along the ODE $\log p$ changes by the divergence of its velocity [app. D.2]. In many dimensions a random probe
+# estimates it: $v^\top J v$.
 #
 # *Predict:* VE starts from $\mathcal N(0, 50^2)$ instead of $p_1$. Is that error larger than RK45's?
 
 # %%
 plane = isotropic_mixture([0.5, 0.2, 0.3], [[0.2, 0.7], [-0.7, 0.0], [0.5, -0.6]], std=0.2)
-data = plane.sample(200, seed(3))[0]
+data, z = plane.sample(200, seed(3))[0], torch.randn(200, 2, generator=seed(4)).double()
 for name, schedule in sdes.items():
     now, last_level, usual = schedule(1e-5), schedule(1), sde.normal_prior(schedule)
-    x = q_sample(data, torch.randn(200, 2, generator=seed(4)).double(), now)
-    ideal, tight = partial(plane.log_prob, now=last_level), {"rtol": 1e-6, "atol": 1e-6}
-    run = partial(sde.likelihood, plane.eps_fn(schedule), schedule, x, ideal, **tight)
+    x, ideal = q_sample(data, z, now), partial(plane.log_prob, now=last_level)
+    run = partial(sde.likelihood, plane.eps_fn(schedule), schedule, x, ideal, rtol=1e-6, atol=1e-6)
     found, guess = run(sde.exact_divergence), run(sde.hutchinson(start_noise(200, (2,), seed(5)).sign()))
     off, guess = found.log_prob - plane.log_prob(x, now), guess.log_prob - found.log_prob
     gap = usual(found.latent) - ideal(found.latent)
@@ -189,20 +179,18 @@ for name, schedule in sdes.items():
 #
 # ## One network, every method
 #
-# The U-Net `digits` knows only DDPM's chain. But noise is noise: `on_schedule` rescales its input. So it serves both
-# families. Counted: how many of ten are recognised (`benchmarks/sde.md` has more).
+# The U-Net `digits` knows only DDPM's chain. `on_schedule` rescales its input, so it serves both families. Counted: how
+# many of ten are recognised.
 #
 # *Predict:* which row fails?
 
 # %%
 net, chain = zoo.load("digits")
 digit, noise = partial(net, label=torch.arange(10)), start_noise(10, (1, 16, 16), seed(0))
-late = [1000, *uniform_times(round(float(chain.time_at(40))), 19)]
-rows = {
-    "DDPM, 50 calls": last(ancestral(digit, chain, noise, uniform_times(1000, 50), generator=seed(2))),
-    "DDIM, 20": decode(digit, chain, noise, uniform_times(1000, 20)),
-    "PLMS, 21": last(samplers.ddim_first(samplers.plms)(digit, chain, noise, late)),
-}
+rows = {"DDPM, 50 calls": last(ancestral(digit, chain, noise, uniform_times(1000, 50), generator=seed(2)))}
+rows["DDIM, 20"] = decode(digit, chain, noise, uniform_times(1000, 20))
+late = [1000, *uniform_times(984, 19)]  # 984: std / scale = 40
+rows["PLMS, 21"] = last(samplers.ddim_first(samplers.plms)(digit, chain, noise, late))
 ends["sub-VP"] = float(SubVP().time_at(0.01))  # at 1e-3 sub-VP has less noise than the chain's first level
 for name, schedule in sdes.items():
     eps_fn, x = on_schedule(digit, chain, schedule), float(schedule(1)[1]) * noise
@@ -212,22 +200,23 @@ for name, schedule in sdes.items():
     rows[f"{name}, corrected, 39"] = draw(20, ends[name], sde.reverse_diffusion, sde.snr_step(0.16))
     solved = sde.flow(eps_fn, schedule, x, 1.0, ends[name], 1e-3, 1e-3)
     rows[f"{name}, ODE, {solved.calls + 1}"] = decode(eps_fn, schedule, solved.x, [ends[name], 0.0])
-levels = even_times(schedule, 60, 1e-5, start=float(schedule.time_at(20)))
-x = samplers.annealed_langevin(eps_fn, schedule, 20 * noise, levels, 0.17, 3, generator=seed(2))
-rows["Langevin, 181"] = last(x)
+grid = even_times(schedule, 60, 1e-5, start=float(schedule.time_at(20)))
+walker = samplers.annealed_langevin(eps_fn, schedule, 20 * noise, grid, 0.17, 3, generator=seed(2))
+rows["Langevin, 181"] = last(walker)
 recogniser = zoo.load_recogniser("digits-recogniser")
 for name, x in rows.items():
     print(f"{name:24} {10 * metrics.recognised(recogniser, x, torch.arange(10))[0]:.0f} of 10")
 plots.show(plots.grid(torch.cat(list(rows.values())), 10, rows=tuple(rows)), "Digits 0 to 9 by sixteen methods.")
 
 # %% [markdown]
-# **You should see** one network in every row.
+# **You should see** digits in every row, and grain in VP's: even times leave too few steps near the data. The ODE's
+# three rows are DDIM's digits.
 #
 # ## What is known is put back
 #
 # After every update the known pixels are drawn anew at that level; the last step denoises the others, too. First the
-# lower half is unknown. Then the world is exact, training digits tinted by class; of test digits the grey is known, the
-# first channel in an orthonormal basis of colours.
+# lower half is unknown. Then the world is exact, training digits tinted by class; of test digits the grey is known, one
+# channel in an orthonormal basis of colours.
 #
 # *Predict:* from where come the colours of a digit that the world does not hold?
 
@@ -251,17 +240,16 @@ plots.show(plots.grid(sheet, rows=tuple(rows)), "Ten digits: upper halves comple
 # %% [markdown]
 # ## Bits per dimension
 #
-# The network `digits-vp` was trained in continuous time on dequantised digits (256 levels, smallest time $10^{-5}$).
-# Two numbers: the ODE's likelihood, and the variational bound of the reverse SDE, in the limit of small steps with a
-# Gaussian decoder. **They belong to two models:** unless the score is exact, the ODE's density is not the SDE's, so the
-# first is no tighter version of the second.
+# `digits-vp` learned in continuous time, from dequantised digits (256 levels, smallest time $10^{-5}$). The ODE has a
+# likelihood; the reverse SDE a variational bound, in the limit of small steps, with a Gaussian decoder. **They belong to
+# two models:** unless the score is exact, the ODE's density is not the SDE's, so the first is no tighter version of the
+# second.
 
 # %%
 net, schedule = zoo.load("digits-vp")
 x = datasets.dequantise(images.test[:16], seed(0))
 eps_fn, probe = partial(net, label=images.test_labels[:16]), start_noise(16, (1, 16, 16), seed(1)).sign()
-prior, trace = sde.normal_prior(schedule), sde.hutchinson(probe)
-found = sde.likelihood(eps_fn, schedule, x, prior, trace, rtol=1e-4, atol=1e-4)
+found = sde.likelihood(eps_fn, schedule, x, sde.normal_prior(schedule), sde.hutchinson(probe), rtol=1e-4, atol=1e-4)
 bound = sde.variational_bound(eps_fn, schedule, x, noise_source(16, (1, 16, 16), seed(2)))
 bits = [bits_per_dim(nats, 256) + torch.tensor(127.5).log2() for nats in (-found.log_prob, bound)]
 print("ODE and bound, in bits/dim:", *(f"{b.mean():.3f} +- {b.std() / 4:.3f}" for b in bits))
@@ -291,4 +279,4 @@ _ = check(CORRECTED, corrected)
 # %% [markdown]
 # ## What to read next
 #
-# The paper's sections 3 to 5 and its appendices D and I. Then `11_ddim`, which is this ODE in its best clock.
+# The paper's sections 3 to 5, its appendices D and I. Then `11_ddim`: this ODE in its best clock.
