@@ -18,7 +18,7 @@
 # that has exact likelihoods. The network stays what it is:
 # $\epsilon_\theta = -\mathrm{std}\,\nabla\log p_t$.
 #
-# Reading: the paper. You need 04 and 06.
+# Reading: the paper. You need 06.
 
 # %%
 from functools import partial
@@ -35,8 +35,7 @@ from ddpm_path.samplers import ancestral, decode, last, noise_source, predictor_
 from ddpm_path.schedule import VE, VP, SubVP, even_times, on_schedule, uniform_times
 
 seed = lambda k: torch.Generator().manual_seed(k)  # noqa: E731
-sdes = {"VP": VP(), "sub-VP": SubVP(), "VE": VE()}
-ends = {"VP": 1e-3, "sub-VP": 1e-3, "VE": 1e-5}  # the last times with noise
+sdes, ends = {"VP": VP(), "sub-VP": SubVP(), "VE": VE()}, {"VP": 1e-3, "sub-VP": 1e-3, "VE": 1e-5}  # the last times
 
 
 def walk(eps_fn, schedule, noise, steps, end, *how, after=None):
@@ -71,7 +70,7 @@ t = torch.tensor(1e-5)
 print(f"std of VP at 1e-5 {sdes['VP'](t)[1]:.4e}, in float32 {(1 - torch.exp(-(0.1 * t + 9.95 * t**2))).sqrt():.4e}")
 
 # %% [markdown]
-# The last number is a famous mistake, $1 - e^{-B}$ in float32. The schedule has $-\mathrm{expm1}(-B)$, in float64.
+# The last number is a famous mistake, $1 - e^{-B}$ in float32; the schedule has $-\mathrm{expm1}(-B)$, in float64.
 #
 # ## Two ways back
 #
@@ -241,9 +240,9 @@ plots.show(plots.grid(sheet, rows=tuple(rows)), "Ten digits: upper halves comple
 # ## Bits per dimension
 #
 # `digits-vp` learned in continuous time, from dequantised digits (256 levels, smallest time $10^{-5}$). The ODE has a
-# likelihood; the reverse SDE a variational bound, in the limit of small steps, with a Gaussian decoder. **They belong to
-# two models:** unless the score is exact, the ODE's density is not the SDE's, so the first is no tighter version of the
-# second.
+# likelihood; the reverse SDE a variational bound, in the limit of small steps, with a Gaussian decoder. **They belong
+# to two models:** unless the score is exact, the ODE's density is not the SDE's, so the first is no tighter version of
+# the second.
 
 # %%
 net, schedule = zoo.load("digits-vp")
