@@ -207,7 +207,6 @@ def sample(
     card = zoo.card(name)
     labels = None if label is None else torch.full((n,), _class(label, card["classes"]))
     chain = trained.first == 1  # or an SDE, whose times are not whole
-    chain = trained.first == 1  # or an SDE, whose times are not whole
     if start is not None and not 1 <= start <= trained.T:
         raise ValueError(f"--start {start} is not a time of {name}: choose between 1 and {trained.T}")
     grids: dict[str, Callable[..., Sequence[float]]] = {

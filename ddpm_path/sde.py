@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ddpm_path.gaussian import Coefficient, check_answer, expand, kl, posterior, q_sample, transition, x0_from_eps
-from ddpm_path.samplers import After, Corrector, Noise, Variance
+from ddpm_path.samplers import After, Corrector, Noise, Predictor, Variance
 from ddpm_path.schedule import EpsFn, Schedule
 
 Field = Callable[[Tensor], Tensor]
@@ -75,9 +75,7 @@ def reverse_diffusion(schedule: Schedule, x: Tensor, eps: Tensor, t: float, s: f
     return expand(2 - factor, x) * x - expand(variance / schedule(t)[1], x) * eps, variance
 
 
-def ancestral_step(
-    variance: Variance,
-) -> Callable[[Schedule, Tensor, Tensor, float, float], tuple[Tensor, Coefficient]]:
+def ancestral_step(variance: Variance) -> Predictor:
     """DDPM's step as a predictor: `fixed_large` is the paper's for VP, `fixed_small` for VE [Song 2021, app. F]."""
 
     def step(schedule: Schedule, x: Tensor, eps: Tensor, t: float, s: float) -> tuple[Tensor, Coefficient]:
@@ -154,13 +152,11 @@ def flow(
     """
 
     @torch.no_grad()
-    def slope(x: Tensor, t: float) -> Tensor:
-        return flow_velocity(schedule, x, _ask(eps_fn, x, t), t)
+    def slope(state: Tensor, t: float) -> Tensor:
+        here = state.to(x).view_as(x)
+        return flow_velocity(schedule, here, _ask(eps_fn, here, t), t).flatten()
 
-    def flat_slope(state: Tensor, t: float) -> Tensor:
-        return slope(state.to(x).view_as(x), t).flatten()
-
-    state, calls = _solve(flat_slope, x.detach().flatten(), schedule, start, end, rtol, atol)
+    state, calls = _solve(slope, x.detach().flatten(), schedule, start, end, rtol, atol)
     return Solved(state.view_as(x).to(x), calls)
 
 
@@ -183,9 +179,8 @@ def likelihood(
     n = len(x)
 
     def slope(state: Tensor, t: float) -> Tensor:
-        velocity, spread = divergence(
-            lambda x: flow_velocity(schedule, x, _ask(eps_fn, x, t), t), state[n:].to(x).view_as(x)
-        )
+        here = state[n:].to(x).view_as(x)
+        velocity, spread = divergence(lambda x: flow_velocity(schedule, x, _ask(eps_fn, x, t), t), here)
         return torch.cat([spread.double().cpu(), velocity.double().cpu().flatten()])
 
     begin = torch.cat([torch.zeros(n, dtype=torch.float64), x.detach().double().cpu().flatten()])
@@ -244,7 +239,7 @@ def variational_bound(
 
     def squared_error(t: Tensor) -> Tensor:
         eps = noise().to(x)
-        answer = check_answer(eps_fn(q_sample(x, eps, schedule(t)), t.to(x.device, torch.float32)), x)
+        answer = check_answer(eps_fn(q_sample(x, eps, schedule(t)), t.to(x.device)), x)
         return (eps - answer).double().square().flatten(1).sum(1).cpu()
 
     total = torch.zeros(len(x), dtype=torch.float64)
