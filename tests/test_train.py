@@ -9,7 +9,7 @@ import torch
 
 from ddpm_path.lab import train
 from ddpm_path.lab.datasets import digits, to_display
-from ddpm_path.lab.recipes import LOSSES, Recipe
+from ddpm_path.lab.recipes import Recipe
 from ddpm_path.schedule import VP
 from ddpm_path.unet import UNet
 
@@ -29,13 +29,13 @@ def data():
 
 def spied(monkeypatch):
     """What the loss is called with, step by step."""
-    calls, simple = [], LOSSES["simple"]
+    calls, simple = [], train.recipes.LOSSES["simple"]
 
     def spying(*arguments):
         calls.append(arguments)
         return simple(*arguments)
 
-    monkeypatch.setitem(LOSSES, "simple", spying)
+    monkeypatch.setitem(train.recipes.LOSSES, "simple", spying)
     return calls
 
 
