@@ -14,8 +14,8 @@
 # # 07 · The score SDE
 #
 # DDPM adds noise in a thousand steps, NCSN at a list of levels. [Song et al.](https://arxiv.org/abs/2011.13456) (2020)
-# let the steps shrink to nothing: both become stochastic differential equations, with new samplers, and with an ODE
-# that has exact likelihoods. The network stays what it is:
+# let the steps shrink to nothing: both become stochastic differential equations, with new samplers and an ODE that has
+# exact likelihoods. The network stays:
 # $\epsilon_\theta = -\mathrm{std}\,\nabla\log p_t$.
 #
 # Reading: the paper. You need 06.
@@ -70,7 +70,7 @@ t = torch.tensor(1e-5)
 print(f"std of VP at 1e-5 {sdes['VP'](t)[1]:.4e}, in float32 {(1 - torch.exp(-(0.1 * t + 9.95 * t**2))).sqrt():.4e}")
 
 # %% [markdown]
-# The last number is a famous mistake, $1 - e^{-B}$ in float32; the schedule has $-\mathrm{expm1}(-B)$, in float64.
+# The last number is a famous mistake; the schedule has $-\mathrm{expm1}(-B)$, in float64.
 #
 # ## Two ways back
 #
@@ -80,12 +80,12 @@ print(f"std of VP at 1e-5 {sdes['VP'](t)[1]:.4e}, in float32 {(1 - torch.exp(-(0
 #
 # Without noise only *half* of the score is left. On a line the ODE keeps each walker's share of the world.
 #
-# *Predict before you run:* how do the paths of the two differ, and what do they share?
+# *Predict before you run:* how do their paths differ, and what do they share?
 
 # %%
 world, schedule = isotropic_mixture([0.3, 0.7], [[-0.6], [0.5]], std=0.15), sdes["VP"]
 eps_fn, shares = world.eps_fn(schedule), torch.linspace(0.08, 0.92, 9)[:, None].double()
-grid = even_times(schedule, 300, 1e-3, start=0.5)
+grid = even_times(schedule, 150, 1e-3, start=0.5)
 start = world.quantile(shares, schedule(0.5))
 exact = torch.stack([world.quantile(shares, schedule(t)) for t in grid])[..., 0]
 states = predictor_corrector(eps_fn, schedule, start, grid, sde.euler_maruyama, generator=seed(0))
@@ -97,13 +97,13 @@ figure.axes[0].plot(grid, noisy, color="black", linewidth=0.4, alpha=0.6)
 plots.show(figure, "Smooth paths of the ODE and jagged ones of the SDE, from equal starts, end in two bands.")
 
 # %% [markdown]
-# **You should see** smooth and jagged paths in the same two bands. **If instead** the smooth ones cross, half of
-# $g^2$ became all.
+# **You should see** smooth and jagged paths in the same bands. **If instead** smooth ones cross, $\tfrac12 g^2$ became
+# $g^2$.
 #
 # ## Predictors
 #
 # *Euler-Maruyama* takes the SDE's step; *reverse diffusion* runs the forward step backwards; *ancestral* is DDPM. All
-# end with the estimate of $x_0$. The number is how far 4,000 samples lie off on average (Wasserstein).
+# end with the estimate of $x_0$. The number is how far 2,000 samples lie off on average (Wasserstein).
 #
 # *Predict:* which SDE is hardest in 50 steps? What does each mistake do?
 
@@ -114,11 +114,11 @@ predictors["MISTAKE: whole g^2"] = lambda *a: (sde.euler_maruyama(*a)[0], 0.0)
 predictors["MISTAKE: half, noise"] = lambda *a: (sde.flow_euler(*a)[0], sde.euler_maruyama(*a)[1])
 noise = start_noise(10_000, (1,), seed(1)).double()
 for name, predictor in predictors.items():
-    found = [walk(world.eps_fn(s), s, noise[:4000], 50, ends[k], predictor) for k, s in sdes.items()]
+    found = [walk(world.eps_fn(s), s, noise[:2000], 50, ends[k], predictor) for k, s in sdes.items()]
     print(f"{name:22}", ", ".join(f"{k} {metrics.wasserstein(x, world):.3f}" for k, x in zip(sdes, found, strict=True)))
 
 # %% [markdown]
-# **You should see** VE worst, and both mistakes plain.
+# **You should see** VE hardest on the ODE, and both mistakes.
 #
 # ## A class on demand
 #
@@ -134,9 +134,9 @@ print(f"mean {x.mean():.3f} and deviation {x.std():.3f}; class 0 has -0.6 and 0.
 # %% [markdown]
 # ## A corrector
 #
-# Langevin steps at one level repair what a predictor got wrong, with noise and score in the ratio `snr`. The published
-# code takes norms over the batch; here each sample has its own, or (on a line, where $|\epsilon|$ can vanish) the
-# level's. Its calls could have bought smaller steps, too.
+# Langevin steps at one level repair what a predictor got wrong, noise and score in the ratio `snr`. The published code
+# takes norms over the batch; here each sample has its own, or (on a line, where $|\epsilon|$ can vanish) the level's.
+# Its calls could have bought smaller steps.
 #
 # *Predict:* who wins with few calls? With many?
 
@@ -174,7 +174,7 @@ for name, schedule in sdes.items():
     print(f"{gap.abs().max():.0e}; one probe: mean error {guess.mean():+.2f} +- {guess.std() / 200**0.5:.2f}")
 
 # %% [markdown]
-# **You should see** RK45 below 0.001, VE's prior above it, probes right on average.
+# **You should see** RK45 below 0.001, priors above it, probes right on average.
 #
 # ## One network, every method
 #
@@ -199,9 +199,9 @@ for name, schedule in sdes.items():
     rows[f"{name}, corrected, 39"] = draw(20, ends[name], sde.reverse_diffusion, sde.snr_step(0.16))
     solved = sde.flow(eps_fn, schedule, x, 1.0, ends[name], 1e-3, 1e-3)
     rows[f"{name}, ODE, {solved.calls + 1}"] = decode(eps_fn, schedule, solved.x, [ends[name], 0.0])
-grid = even_times(schedule, 60, 1e-5, start=float(schedule.time_at(20)))
+grid = even_times(schedule, 40, 1e-5, start=float(schedule.time_at(20)))
 walker = samplers.annealed_langevin(eps_fn, schedule, 20 * noise, grid, 0.17, 3, generator=seed(2))
-rows["Langevin, 181"] = last(walker)
+rows["Langevin, 121"] = last(walker)
 recogniser = zoo.load_recogniser("digits-recogniser")
 for name, x in rows.items():
     print(f"{name:24} {10 * metrics.recognised(recogniser, x, torch.arange(10))[0]:.0f} of 10")
@@ -217,32 +217,34 @@ plots.show(plots.grid(torch.cat(list(rows.values())), 10, rows=tuple(rows)), "Di
 # lower half is unknown. Then the world is exact, training digits tinted by class; of test digits the grey is known, one
 # channel in an orthonormal basis of colours.
 #
-# *Predict:* from where come the colours of a digit that the world does not hold?
+# *Predict:* what colours does a digit get that the world does not hold?
 
 # %%
 images = datasets.digits()
 known, labels = images.test[:10], images.test_labels[:10]
-mask, schedule = torch.arange(16).view(1, 1, 16, 1) < 8, sdes["VE"]
-how = (40, 1e-5, sde.reverse_diffusion, sde.snr_step(0.16), 3)
-after = sde.inpaint(known, mask, schedule, noise_source(10, (1, 16, 16), seed(3)))
-filled = walk(on_schedule(net, chain, schedule), schedule, noise, *how, after=after)
+mask, how = torch.arange(16).view(1, 1, 16, 1) < 8, (sde.reverse_diffusion, sde.snr_step(0.16))
+after = sde.inpaint(known, mask, VE(), noise_source(10, (1, 16, 16), seed(3)))
+filled = walk(on_schedule(net, chain, VE()), VE(), noise, 40, 1e-5, *how, 3, after=after)
 rows = {"data": known, "upper half": torch.where(mask, known, 0.0), "lower drawn": filled}
 hue = 0.5 + 0.45 * torch.cos(2 * torch.pi * (torch.arange(10)[:, None] / 10 + torch.arange(3) / 3))  # of one grey
 tint = lambda x, k: (x + 1) * hue[k][:, :, None, None] - 1  # noqa: E731
 tinted, grey = FiniteData(tint(images.train, images.train_labels)), tint(known, labels).mean(1, keepdim=True)
-after = sde.colourise(grey, schedule, noise_source(10, (3, 16, 16), seed(3)))
-coloured = walk(tinted.eps_fn(schedule), schedule, start_noise(10, (3, 16, 16), seed(4)), *how, after=after)
+after = sde.colourise(grey, VP(), noise_source(10, (3, 16, 16), seed(3)))
+coloured = walk(tinted.eps_fn(VP()), VP(), start_noise(10, (3, 16, 16), seed(4)), 40, 1e-3, *how, 8, after=after)
 rows |= {"grey": grey, "colour drawn": coloured, "class's colour": tint(known, labels)}
 sheet = torch.cat([x.expand(-1, 3, -1, -1) for x in rows.values()])
 plots.show(plots.grid(sheet, rows=tuple(rows)), "Ten digits: upper halves completed below; grey ones, then in colours.")
 
 # %% [markdown]
+# **You should see** strokes that go on, and not always the class's colour: it is chosen while what is known hides
+# in noise.
+#
 # ## Bits per dimension
 #
 # `digits-vp` learned in continuous time, from dequantised digits (256 levels, smallest time $10^{-5}$). The ODE has a
 # likelihood; the reverse SDE a variational bound, in the limit of small steps, with a Gaussian decoder. **They belong
-# to two models:** unless the score is exact, the ODE's density is not the SDE's, so the first is no tighter version of
-# the second.
+# to two models:** unless the score is exact, the ODE's density is not the SDE's, and the first does not tighten the
+# second.
 
 # %%
 net, schedule = zoo.load("digits-vp")
@@ -259,7 +261,7 @@ claims.measure("sde-likelihood", (bits[1] - bits[0]).mean(), (bits[1] - bits[0])
 #
 # ## Exercises
 #
-# Write (1) $f$ and $g^2$ of sub-VP; (2) a corrector's step on VE, each sample with its own norms, `(B, C, H, W)`.
+# Write (1) $f$ and $g^2$ of sub-VP; (2) a corrector's step on VE, with each sample's own norms, `(B, C, H, W)`.
 # Solutions: `ddpm_path/lab/exercises/sde.py`.
 
 
@@ -278,4 +280,4 @@ _ = check(CORRECTED, corrected)
 # %% [markdown]
 # ## What to read next
 #
-# The paper's sections 3 to 5, its appendices D and I. Then `11_ddim`: this ODE in its best clock.
+# The paper's sections 3 to 5. Then `11_ddim`: this ODE in its best clock.
