@@ -1,12 +1,14 @@
 """Predictor and corrector at equal network calls, and every sampler on one network; writes sde.md beside this file.
 
-    python benchmarks/sde.py
+    python benchmarks/sde.py [--minutes 5]
 
-The mixture takes five minutes, the digits a quarter of an hour on one core. What is measured is kept in build/sde/, and
-a run that was stopped goes on where it was.
+All of it takes half an hour on one idle core. What is measured is kept in build/sde/, and a run that was stopped, or had
+only so many minutes, is gone on with by the next; the page has what there is.
 """
 
 import argparse
+import math
+import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -73,9 +75,17 @@ def walk(
     return last(predictor_corrector(eps_fn, schedule, x, times, predictor, corrector, generator=generator))
 
 
-def kept(path: Path, make: Callable[[], Tensor]) -> Tensor:
-    """What was made before, or is made now and kept."""
+class Clock:
+    """Until when new measurements are begun."""
+
+    until = math.inf
+
+
+def kept(path: Path, make: Callable[[], Tensor]) -> Tensor | None:
+    """What was made before, or is made now and kept; None where time is up."""
     if not path.exists():
+        if time.monotonic() > Clock.until:
+            return None
         found = make()
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as temporary:
@@ -99,9 +109,9 @@ def on_mixture() -> Iterator[str]:
             return torch.tensor([metrics.wasserstein(end, world) for end in ends])
 
         found = kept(KEPT / "mixture" / f"{name} {what}.pt".replace(" ", "-"), measure)
-        return [what, *(f"{w:.4f}" for w in found.tolist())]
+        return [what, *([""] * len(BUDGETS) if found is None else [f"{w:.4f}" for w in found.tolist()])]
 
-    for name in SDES:
+    for name in ("VE", "VP", "sub-VP"):
         own = sde.ancestral_step(fixed_small if name == "VE" else fixed_large)
         predictors = {
             "Euler-Maruyama": sde.euler_maruyama,
@@ -120,61 +130,79 @@ def on_mixture() -> Iterator[str]:
 
 
 def digits(name: str, draw: Draw, n: int, part: int = 25) -> Tensor:
-    """n digits with balanced labels, in parts that are kept."""
+    """n digits with balanced labels, in parts that are kept; fewer where time is up."""
     net, _ = zoo.load("digits")
     noise, labels = start_noise(n, (1, 16, 16), seeded(0)), torch.arange(n) % 10
     folder = KEPT / name.replace(",", "").replace(" ", "-")
-    parts = []
+    parts = [torch.empty(0, 1, 16, 16)]
     for i in tqdm(range(0, n, part), desc=name):
         eps_fn, here = partial(net, label=labels[i : i + part]), noise[i : i + part]
-        parts.append(kept(folder / f"{i:04d}.pt", partial(draw, eps_fn, here, seeded(2 + i))))
+        found = kept(folder / f"{i:04d}.pt", partial(draw, eps_fn, here, seeded(2 + i)))
+        if found is None:
+            break
+        parts.append(found)
     return torch.cat(parts)
 
 
-def on_digits(n: int) -> Iterator[str]:
-    """Recognised share and kernel distance: the corrector on VE at every budget, then every method of both families."""
-    _, chain = zoo.load("digits")
+def row(name: str, draw: Draw, n: int) -> list[str]:
+    """Images, recognised share and kernel distance of a method."""
     recogniser, data = zoo.load_recogniser("digits-recogniser"), datasets.digits()
-    real = recogniser.features(data.test)
+    images = digits(name, draw, n)
+    if len(images) == 0:
+        return [name, "0", "", ""]
+    share, error = metrics.recognised(recogniser, images, torch.arange(len(images)) % 10)
+    distance = metrics.kernel_distance(recogniser.features(images), recogniser.features(data.test))
+    return [name, str(len(images)), f"{100 * share:.0f} ± {100 * error:.0f}%", f"{distance:.2f}"]
 
-    def row(name: str, draw: Draw) -> list[str]:
-        images = digits(name, draw, n)
-        share, error = metrics.recognised(recogniser, images, torch.arange(n) % 10)
-        distance = metrics.kernel_distance(recogniser.features(images), real)
-        return [name, f"{100 * share:.1f} ± {100 * error:.1f}%", f"{distance:.2f}"]
 
-    def on_sde(name: str, calls: int, predictor: Predictor, corrector: Corrector | None = None) -> Draw:
-        def draw(eps_fn: EpsFn, noise: Tensor, generator: torch.Generator) -> Tensor:
-            return walk(name, on_schedule(eps_fn, chain, SDES[name]), noise, generator, calls, predictor, corrector)
+def on_sde(name: str, calls: int, predictor: Predictor, corrector: Corrector | None = None) -> Draw:
+    """A method of one SDE at a budget, for digits."""
+    _, chain = zoo.load("digits")
 
-        return draw
+    def draw(eps_fn: EpsFn, noise: Tensor, generator: torch.Generator) -> Tensor:
+        return walk(name, on_schedule(eps_fn, chain, SDES[name]), noise, generator, calls, predictor, corrector)
 
-    heads = ["method, network calls", "recognised", "kernel distance"]
-    rows = []
-    for calls in BUDGETS:
-        rows.append(row(f"VE, predictor, {calls}", on_sde("VE", calls, sde.reverse_diffusion)))
-        rows.append(row(f"VE, with corrector, {calls}", on_sde("VE", calls, sde.reverse_diffusion, sde.snr_step(SNR))))
-    yield table(heads, rows)
+    return draw
 
-    late = round(float(chain.time_at(40)))
-    rows = [
-        row("DDPM, 100", lambda f, z, g: last(ancestral(f, chain, z, uniform_times(1000, 100), generator=g))),
-        row("DDIM, 20", lambda f, z, g: last(ddim(f, chain, z, uniform_times(1000, 20)))),
-        row("PLMS, 21", lambda f, z, g: last(ddim_first(plms)(f, chain, z, [1000, *uniform_times(late, 19)]))),
-        row("annealed Langevin, 101", lambda f, z, g: annealed(on_schedule(f, chain, VE()), z, g)),
-    ]
+
+HEADS = ["method, network calls", "images", "recognised", "kernel distance"]
+
+
+def on_budgets(n: int) -> Iterator[str]:
+    """The corrector on VE at every budget."""
+    methods = {"predictor": None, "with corrector": sde.snr_step(SNR)}
+    yield table(
+        HEADS,
+        [
+            row(f"VE, {what}, {calls}", on_sde("VE", calls, sde.reverse_diffusion, corrector), n)
+            for calls in BUDGETS
+            for what, corrector in methods.items()
+        ],
+    )
+
+
+def on_one_network(n: int) -> Iterator[str]:
+    """Every method of both families."""
+    _, chain = zoo.load("digits")
+    late = [1000, *uniform_times(round(float(chain.time_at(40))), 19)]
+    methods: dict[str, Draw] = {
+        "DDPM, 100": lambda f, z, g: last(ancestral(f, chain, z, uniform_times(1000, 100), generator=g)),
+        "DDIM, 20": lambda f, z, g: last(ddim(f, chain, z, uniform_times(1000, 20))),
+        "PLMS, 21": lambda f, z, g: last(ddim_first(plms)(f, chain, z, late)),
+        "annealed Langevin, 121": lambda f, z, g: annealed(on_schedule(f, chain, VE()), z, g),
+    }
     for name in SDES:
-        rows.append(row(f"{name}, Euler-Maruyama, 100", on_sde(name, 100, sde.euler_maruyama)))
-        rows.append(row(f"{name}, reverse diffusion, 100", on_sde(name, 100, sde.reverse_diffusion)))
-        rows.append(row(f"{name}, corrected, 100", on_sde(name, 100, sde.reverse_diffusion, sde.snr_step(SNR))))
-        rows.append(row(f"{name}, ODE by RK45", partial(by_flow, name)))
-    yield table(heads, rows)
+        methods[f"{name}, Euler-Maruyama, 100"] = on_sde(name, 100, sde.euler_maruyama)
+        methods[f"{name}, reverse diffusion, 100"] = on_sde(name, 100, sde.reverse_diffusion)
+        methods[f"{name}, corrected, 100"] = on_sde(name, 100, sde.reverse_diffusion, sde.snr_step(SNR))
+        methods[f"{name}, ODE by RK45"] = partial(by_flow, name)
+    yield table(HEADS, [row(name, draw, n) for name, draw in methods.items()])
 
 
 def annealed(eps_fn: EpsFn, noise: Tensor, generator: torch.Generator) -> Tensor:
-    """20 levels of VE, 5 updates at each."""
-    times = [*(1 - torch.arange(20) / 20).tolist(), 0.0]
-    return last(annealed_langevin(eps_fn, VE(), 50 * noise, times, 0.1, 5, generator=generator))
+    """40 levels of VE from 20 down, 3 updates at each, and the denoising."""
+    times = even_times(VE(), 40, 1e-5, start=float(VE().time_at(20)))
+    return last(annealed_langevin(eps_fn, VE(), 20 * noise, times, 0.17, 3, generator=generator))
 
 
 def by_flow(name: str, eps_fn: EpsFn, noise: Tensor, generator: torch.Generator) -> Tensor:
@@ -201,11 +229,15 @@ predictor step, snr 0.16, its size the level's (`level_step`); it takes half of 
 
 ## On digits, with the trained network
 
-The network `digits`, trained on DDPM's chain, through `on_schedule`; {n} samples with balanced labels, no guidance and
-no clipping. Recognised: seen as their label with confidence over 0.9. Kernel distance: to the test digits, in the
-classifier's features. A corrector has norms of each sample (`snr_step`), snr 0.16.
+The network `digits`, trained on DDPM's chain, through `on_schedule`; balanced labels, no guidance and no clipping.
+Recognised: seen as their label with confidence over 0.9. Kernel distance: to the test digits, in the classifier's
+features. A corrector has norms of each sample (`snr_step`), snr 0.16. Rows are empty where nothing was measured.
 
-{digits}
+{budgets}
+
+Every method of both families, with that one network:
+
+{one_network}
 """
 
 
@@ -213,9 +245,15 @@ def main() -> None:
     """Measure both parts and write the page."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("-n", type=int, default=50, help="digits for each row (kept: more go on from fewer)")
-    n = parser.parse_args().n
-    parts = {"digits": "\n\n".join(on_digits(n)), "mixture": "\n\n".join(on_mixture())}
-    page = TEXT.format(torch=torch.__version__, threads=torch.get_num_threads(), n=n, **parts)
+    parser.add_argument("--minutes", type=float, default=math.inf, help="begin no measurement after so many")
+    options = parser.parse_args()
+    Clock.until = time.monotonic() + 60 * options.minutes
+    parts = {
+        "budgets": "\n\n".join(on_budgets(options.n)),
+        "mixture": "\n\n".join(on_mixture()),
+        "one_network": "\n\n".join(on_one_network(options.n)),
+    }
+    page = TEXT.format(torch=torch.__version__, threads=torch.get_num_threads(), **parts)
     (HERE / "sde.md").write_text(page, encoding="utf-8")
 
 
