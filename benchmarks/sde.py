@@ -2,8 +2,8 @@
 
     python benchmarks/sde.py [--minutes 5]
 
-All of it takes half an hour on one idle core. What is measured is kept in build/sde/, and a run that was stopped, or had
-only so many minutes, is gone on with by the next; the page has what there is.
+All of it takes half an hour on one idle core. What is measured is kept in build/sde/, and the next run goes on from
+one that was stopped or had only so many minutes; the page has what there is.
 """
 
 import argparse
