@@ -8,6 +8,7 @@ from ddpm_path.lab.exercises.early import BIT_MARGINAL, GAUSSIAN_PRODUCT
 from ddpm_path.lab.exercises.improved import IMPORTANCE_WEIGHTS, LEARNED_VARIANCE
 from ddpm_path.lab.exercises.likelihood import BIN_LOG_PROB, BOUND_WEIGHT
 from ddpm_path.lab.exercises.pndm import MULTISTEP_WEIGHTS, TRANSFER
+from ddpm_path.lab.exercises.sde import CORRECTED, SUB_VP_COEFFICIENTS
 from ddpm_path.lab.exercises.vae import IMPORTANCE_BOUND, KL_OF_NORMALS
 
 EXERCISES: tuple[Exercise, ...] = (
@@ -21,6 +22,8 @@ EXERCISES: tuple[Exercise, ...] = (
     TRAINING_PAIR,
     BIN_LOG_PROB,
     BOUND_WEIGHT,
+    SUB_VP_COEFFICIENTS,
+    CORRECTED,
     STEP_OF_ETA,
     SLERP,
     LEARNED_VARIANCE,
@@ -36,6 +39,7 @@ __all__ = [
     "BIT_MARGINAL",
     "BOUND_WEIGHT",
     "CLASS_GRADIENT",
+    "CORRECTED",
     "EXERCISES",
     "GAUSSIAN_PRODUCT",
     "GUIDED_EPS",
@@ -49,6 +53,7 @@ __all__ = [
     "POSTERIOR_MEAN",
     "SLERP",
     "STEP_OF_ETA",
+    "SUB_VP_COEFFICIENTS",
     "TRAINING_PAIR",
     "TRANSFER",
     "Exercise",
