@@ -274,7 +274,7 @@ def test_technique4_published_values(name, value):
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_technique4_published_epsilon_is_the_best_but_for_church(name):
-    """Half of 1.8's last digit, the coarsest rounding of two digits here, is 2.8 percent; church's is twice the best."""
+    """Half of 1.8's last digit is 2.8 percent, the coarsest rounding here; church's is twice the best."""
     _, _, _, steps, epsilon = PUBLISHED[name]
     best = best_step(published_ratio(name), steps) * 0.01**2
     close(epsilon / best, 2.12 if name == "church" else 1.0, rtol=0.028)

@@ -257,7 +257,7 @@ def sample(
         return torch.cat([eps_net(x[part], t[part], None if labels is None else labels[part]) for part in parts])
 
     generator = torch.Generator().manual_seed(seed)
-    x = start_noise(n, shape, generator)
+    x = start_noise(n, shape, generator) * float(schedule(schedule.T)[1])  # far from 1 on VE
     states = sampler(clip_x0(eps_fn, schedule), schedule, x, times, generator=generator)
     return last(tqdm(states, total=len(times) - 1, desc=f"{n} samples"))
 
