@@ -22,6 +22,7 @@ from ddpm_path.gaussian import (
     ddim_step,
     expand,
     fixed_small,
+    langevin_step,
     posterior,
     q_sample,
     x0_from_eps,
@@ -254,7 +255,7 @@ def _langevin(
         for _ in range(steps):
             eps = _ask(eps_fn, x, t)
             x0 = x0_from_eps(x, eps, now)
-            x = x - step * std * eps + math.sqrt(2 * step) * std * draw()
+            x = langevin_step(x, eps, std, step, draw())
             if after is not None:
                 x = after(x, t)
             if not bool(x.isfinite().all()):

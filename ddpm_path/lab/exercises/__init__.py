@@ -5,6 +5,7 @@ from ddpm_path.lab.exercises.ddim import SLERP, STEP_OF_ETA
 from ddpm_path.lab.exercises.ddpm import MARGINAL_FROM_CHAIN, MEAN_FROM_EPS, POSTERIOR_MEAN, TRAINING_PAIR
 from ddpm_path.lab.exercises.early import BIT_MARGINAL, GAUSSIAN_PRODUCT
 from ddpm_path.lab.exercises.pndm import MULTISTEP_WEIGHTS, TRANSFER
+from ddpm_path.lab.exercises.score import LANGEVIN_UPDATE, WEIGHTED_LOSS
 from ddpm_path.lab.exercises.vae import IMPORTANCE_BOUND, KL_OF_NORMALS
 
 EXERCISES: tuple[Exercise, ...] = (
@@ -16,6 +17,8 @@ EXERCISES: tuple[Exercise, ...] = (
     POSTERIOR_MEAN,
     MEAN_FROM_EPS,
     TRAINING_PAIR,
+    LANGEVIN_UPDATE,
+    WEIGHTED_LOSS,
     STEP_OF_ETA,
     SLERP,
     TRANSFER,
@@ -28,6 +31,7 @@ __all__ = [
     "GAUSSIAN_PRODUCT",
     "IMPORTANCE_BOUND",
     "KL_OF_NORMALS",
+    "LANGEVIN_UPDATE",
     "MARGINAL_FROM_CHAIN",
     "MEAN_FROM_EPS",
     "MULTISTEP_WEIGHTS",
@@ -36,6 +40,7 @@ __all__ = [
     "STEP_OF_ETA",
     "TRAINING_PAIR",
     "TRANSFER",
+    "WEIGHTED_LOSS",
     "Exercise",
     "check",
 ]

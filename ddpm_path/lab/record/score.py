@@ -3,7 +3,7 @@
 from ddpm_path.lab.record.claim import Claim
 
 DIGITS_WALKS = (
-    "Model: `digits-ncsn` of the zoo, unconditional, not told the time. 100 walks from one uniform start on [-1, 1] "
+    "Model: `digits-ncsn` of the zoo, unconditional, not told the time. 60 walks from one uniform start on [-1, 1] "
     "(seed 0), noise of seed 1. Levels and steps are the papers', in their pixels of [0, 1], doubled for ours. NCSNv2: "
     "as many levels as technique 2 asks from 18.23 (technique 1) to 0.02, 3 steps each, step by technique 4, then the "
     "denoising. Distance: the kernel distance to the 355 test digits, on the recogniser's features. "
