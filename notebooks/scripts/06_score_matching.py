@@ -15,8 +15,8 @@
 #
 # A year before DDPM, [Song and Ermon](https://arxiv.org/abs/1907.05600) (2019, NCSN) drew images another way: learn the
 # *score*, the direction in which data grow more likely, and walk along it, with noise. It worked once the data were
-# noised at many levels. [NCSNv2](https://arxiv.org/abs/2006.09011) (2020) told how to choose levels and steps. It is
-# DDPM from the other side: the network is a noise predictor.
+# noised at many levels; [NCSNv2](https://arxiv.org/abs/2006.09011) (2020) tells how to choose them. It is DDPM from the
+# other side: the network is a noise predictor.
 #
 # Reading: [Yang Song's blog](https://yang-song.net/blog/2021/score/), then the papers. You need 03 and 04.
 
@@ -35,14 +35,15 @@ from ddpm_path.samplers import annealed_langevin, langevin, last, noise_source
 from ddpm_path.schedule import VE, on_schedule
 
 seed = lambda k: torch.Generator().manual_seed(k)  # noqa: E731
-uniform = lambda k, *shape: 2 * torch.rand(*shape, generator=seed(k)).double() - 1  # noqa: E731
+show = lambda rows, alt: plots.show(plots.grid(torch.cat([x[:10] for x in rows.values()]), rows=tuple(rows)), alt)  # noqa: E731
+even = lambda *shape: 2 * torch.rand(*shape, generator=seed(0)).double() - 1  # noqa: E731
 
 # %% [markdown]
 # ## What a score is
 #
-# The score is $s(x) = \nabla \log p(x)$. It needs no normalising constant. Add noise of level $\sigma$: the schedule
-# `VE`, $x_t = x_0 + \sigma_t\,\epsilon$. Given $x_0$ the score of $x_t$ is $-(x_t - x_0)/\sigma^2 = -\epsilon/\sigma$;
-# on average over the $x_0$ that could be behind $x_t$,
+# The score is $s(x) = \nabla \log p(x)$. Add noise of level $\sigma$, the schedule `VE`:
+# $x_t = x_0 + \sigma_t\,\epsilon$. Given $x_0$ the score of $x_t$ is $-\epsilon/\sigma$; on average over the $x_0$ that
+# could be behind it,
 #
 # $$\nabla \log p_\sigma(x_t) = -\mathbb E[\epsilon \mid x_t] / \sigma, \qquad \epsilon_\theta = -\sigma\, s_\theta$$
 #
@@ -60,19 +61,19 @@ def score_by_hand(x, sigma):  # each heap's share in x times its pull
     return -(share[..., None] * offset / variance).sum(1)
 
 
-x = 8 * uniform(0, 400, 2)
+x = 8 * even(400, 2)
 for t in (toy.first, 0.5, 1.0):
     (by_autograd,) = torch.autograd.grad(world.log_prob(x.requires_grad_(), toy(t)).sum(), x)
     by_eps = score_from_eps(world.eps_fn(toy)(x.detach(), torch.full((400,), t).double()), toy(t))
-    mine = score_by_hand(x, toy(t)[1]).expand(3, -1, -1)
-    torch.testing.assert_close(mine, torch.stack([by_autograd, by_eps, world.score(x, toy(t))]))
+    three = torch.stack([by_autograd, by_eps, world.score(x, toy(t))])
+    torch.testing.assert_close(score_by_hand(x, toy(t)[1]).expand_as(three), three)
 mesh = torch.cartesian_prod(*[torch.linspace(-9, 9, 15).double()] * 2)
 fields = {f"level {s}: {s} x score": (mesh, s * score_by_hand(mesh, s)) for s in (1, 4, 20)}
 plots.show(plots.arrows(fields, 10, 0.7), "Arrows to the nearer heap; more to the larger one; all to one centre.")
 
 # %% [markdown]
-# **You should see** a ridge at level 1 where arrows part: each side knows its own heap only. Weights are a constant
-# there, and a gradient drops constants. More noise joins the sides.
+# **You should see** arrows part on the diagonal at level 1: each side knows its own heap only. There a weight is a
+# constant factor, and the score drops it. More noise joins the sides.
 #
 # ## Learning it without knowing it
 #
@@ -82,7 +83,7 @@ plots.show(plots.arrows(fields, 10, 0.7), "Arrows to the nearer heap; more to th
 # \mathbb E\big[v^\top\nabla s_\theta v + \tfrac12(v^\top s_\theta)^2\big],\quad
 # \tfrac12\mathbb E\lVert s_\theta(x_0+\sigma\epsilon) + \epsilon/\sigma\rVert^2$$
 #
-# Implicit; sliced, along a random $v$ (with $\lVert s\rVert^2$ in its second term it varies less); denoising. Each
+# Implicit; sliced, along a random $v$ (with $\lVert s\rVert^2$ as second term it varies less); denoising. Each
 # should differ from the explicit one by a constant.
 
 # %%
@@ -101,10 +102,9 @@ for a in (1.0, 0.7, 0.0):  # 1 is the truth
 #
 # ## Langevin dynamics
 #
-# Walk uphill, with noise: $x \leftarrow x + \alpha\, s(x) + \sqrt{2\alpha}\, z$. Small steps for ever sample $p$.
-# *Annealed*: from noisy levels down to clean ones, each with $\alpha$ proportional to $\sigma^2$. Here `step` is
-# $\alpha/\sigma^2$. (The paper writes $\alpha/2$ and $\sqrt\alpha$; its image code as we do. Same numeral, twice the
-# step.)
+# Walk uphill, with noise: $x \leftarrow x + \alpha\, s(x) + \sqrt{2\alpha}\, z$. *Annealed*: level by level down, with
+# $\alpha$ proportional to $\sigma^2$. Our `step` is $\alpha/\sigma^2$. (The paper writes $\alpha/2$ and $\sqrt\alpha$;
+# its image code as we do, with the same numeral: twice the step.)
 #
 # *Predict:* an even start; where do 1,280 plain walks end?
 
@@ -118,7 +118,7 @@ def walk(eps_fn, schedule, x, levels, step, steps, draw, spread=2**0.5):
     return x
 
 
-start, levels, eps_fn = 8 * uniform(0, 1280, 2), score.geometric_levels(20, 1, 10), world.eps_fn(toy)
+start, levels, eps_fn = 8 * even(1280, 2), score.geometric_levels(20, 1, 10), world.eps_fn(toy)
 times = score.level_times(toy, levels)[:-1]
 annealed = last(annealed_langevin(eps_fn, toy, start, times, step=0.05, steps=100, generator=seed(1)))
 mine = walk(eps_fn, toy, start, levels, 0.05, 100, noise_source(1280, (2,), seed(1), torch.float64))
@@ -136,11 +136,13 @@ claims.measure("langevin-weights", margin, (share * (1 - share) / 1280) ** 0.5)
 #
 # ## Digits: NCSNv2's settings
 #
-# Five techniques: (1) the first level is the largest distance in the data; (2) neighbouring levels overlap by a half,
-# which gives their ratio; (3) below; (4) the step that leaves the variance nearest its level's; (5) an average of the
+# Its techniques: (1) the first level is the largest distance in the data; (2) neighbouring levels overlap by a half,
+# which gives their ratio; (3) below; (4) the step that leaves a variance nearest the level's own; (5) an average of
 # weights; and a last step without noise.
 #
-# Any noise predictor will do. Take DDPM's of notebook 04, on its own schedule, through `on_schedule`.
+# Any noise predictor will do: here DDPM's, trained for another schedule, through `on_schedule`.
+#
+# *Predict:* at which level can you read the digits?
 
 # %%
 data = datasets.digits()
@@ -152,19 +154,19 @@ print(f"CIFAR-10's published 232 levels overlap by {score.level_overlap(5000 ** 
 print("for a half there would be", score.level_count(50, 0.01, score.level_ratio(dims=3072)))
 ddpm, cosine = zoo.load("digits")
 ten = on_schedule(partial(ddpm, label=torch.arange(10)), cosine, sigmas)
-grid, start = score.level_times(sigmas, levels), uniform(0, 60, 1, 16, 16).float()
+grid, start = score.level_times(sigmas, levels), even(60, 1, 16, 16).float()
 states = list(annealed_langevin(ten, sigmas, start[:10], grid, step, 2, generator=seed(1)))
 rows = {f"level {sigmas(s.t)[1]:.2g}": s.x for s in (states[i] for i in (1, 40, 50, 60, 70, 97, 98))}
-plots.show(plots.grid(torch.cat([*rows.values()]), rows=tuple(rows)), "Digits 0 to 9 come out of noise, row by row.")
+show(rows, "Digits 0 to 9 come out of noise, row by row; at level 1 nothing can be read, at 0.26 most can.")
 
 # %% [markdown]
-# **You should see** all digits, the last two rows almost equal: the denoising takes noise of 0.02.
+# **You should see** all digits, and little of the denoising: it takes noise of 0.02.
 #
 # ## Does it matter where the walks begin?
 #
-# Exact denoiser; all walks start at *one* training digit, a 0.
+# All walks start at *one* training digit, a 0; the denoiser is exact. NCSN began at 1 in pixels of $[0, 1]$, our 2.
 #
-# *Predict:* from NCSN's level 2 (1 in pixels of $[0, 1]$), how many leave?
+# *Predict:* how many leave?
 
 # %%
 exact, left, five = FiniteData(data.train).eps_fn(sigmas), {}, score.best_step(ratio, steps=5)
@@ -174,15 +176,13 @@ for top in (first, 2.0):
     nearest = torch.cdist(end.flatten(1), data.train.flatten(1)).argmin(1)
     left[top] = (data.train_labels[nearest] != data.train_labels[0]).double().mean()
     print(f"from level {top:.2f}: {left[top]:.2f} of the walks end in another class")
-error = sum(share * (1 - share) / 100 for share in left.values()) ** 0.5
-claims.measure("ncsnv2-first-level", left[first] - left[2.0], error)
+claims.measure("ncsnv2-first-level", left[first] - left[2.0], sum(p * (1 - p) / 100 for p in left.values()) ** 0.5)
 
 # %% [markdown]
 # ## Need the network know the level?
 #
 # Technique 3: $s_\theta(x, \sigma) = f_\theta(x)/\sigma$, so $\epsilon_\theta = -f_\theta(x)$: a noise predictor that
-# ignores $t$. For $x_0 \sim \mathcal N(0, 0.25\,I)$ its best answer is known: the exact eps, averaged over the levels
-# that could be.
+# ignores $t$. For $x_0 \sim \mathcal N(0, 0.25\,I)$ its best is known: the exact eps, averaged over possible levels.
 #
 # *Predict:* in 2 dimensions, how much worse than the exact eps? In 256?
 
@@ -208,15 +208,17 @@ claims.measure("ncsnv2-unconditional", margin.mean(), margin.std() / 10**0.5)
 #
 # ## Training, and the average
 #
-# $\lambda(\sigma) = \sigma^2$ brings all levels' losses to one size [eq. 6]; then the loss is DDPM's: `simple` with
-# `EPS` on `VE`. Four small networks in the plane, Adam at a steady rate as in NCSN, and the moving average of their
-# weights.
+# $\lambda(\sigma) = \sigma^2$ brings the levels' losses to one size [eq. 6], and then the loss is DDPM's: `simple` with
+# `EPS` on `VE`. A famous mistake is to leave it out. Four small networks, Adam at a steady rate as in NCSN, and the
+# average of their weights.
+#
+# *Predict:* without $\lambda$, which levels count?
 
 # %%
 plane, ve = isotropic_mixture([0.3, 0.7], [[-1.0, -0.5], [1.0, 0.5]], std=0.3), VE(0.05, 8.0)
 pairs = [planar.fit(plane, ve, k) for k in range(4)]
-(x0, _), t = plane.sample(4096, seed(9)), torch.rand(4096, generator=seed(9)).clamp(ve.first)
-x0, std, eps = x0.float(), ve(t)[1].float(), torch.randn(4096, 2, generator=seed(8))
+x0, t = plane.sample(4096, seed(9))[0].float(), torch.rand(4096, generator=seed(9)).clamp(ve.first)
+std, eps = ve(t)[1].float(), torch.randn(4096, 2, generator=seed(8))
 raw = score.denoising(lambda x: -pairs[0][1](x, t) / std[:, None], x0, eps, std)
 torch.testing.assert_close(std**2 * raw, simple(pairs[0][1], EPS, ve, x0, t, eps))  # times D / 2, which is 1
 print(f"loss without lambda: {raw[t < 0.1].mean():.0f} at the lowest levels, {raw[t > 0.9].mean():.4f} at the highest")
@@ -226,14 +228,14 @@ gain = (off[:, 0] / off[:, 1]).log2()
 claims.measure("ncsnv2-ema", gain.mean(), gain.std() / 2, "{:.4f} and {:.4f} off the exact eps".format(*off.mean(0)))
 
 # %% [markdown]
-# **You should see** that without $\lambda$ the lowest levels are all that counts.
+# **You should see** the lowest levels outweigh the highest 100,000 times.
 #
 # ## NCSN's sampler and NCSNv2's
 #
-# `digits-ncsn` is a network in the manner of NCSNv2: no label, no time. Some 150 calls each: NCSN's ten levels from 2,
-# long steps, no denoising; NCSNv2's settings from above.
+# `digits-ncsn` is NCSNv2's kind: no label, no time. Some 150 calls each: NCSN's ten levels from 2 without denoising;
+# NCSNv2's settings.
 #
-# *Predict:* which row draws better? Does the denoising show?
+# *Predict:* which row is better?
 
 # %%
 net, sigmas = zoo.load("digits-ncsn")
@@ -243,29 +245,26 @@ old = last(annealed_langevin(net, sigmas, start, ten_levels, step=0.2, steps=15,
 ends, seer = {"NCSN": old, "NCSNv2, noisy": noisy.x, "NCSNv2": end.x}, zoo.load_recogniser("digits-recogniser")
 features = {name: seer.features(x) for name, x in (ends | {"real": data.test}).items()}
 print("recognised:", ", ".join(f"{name} {metrics.recognised(seer, x, None)[0]:.2f}" for name, x in ends.items()))
-images = torch.cat([x[:10] for x in ends.values()])
-plots.show(plots.grid(images, rows=tuple(ends)), "Ten digits by NCSN, and two like rows by NCSNv2; most can be read.")
+show(ends, "Ten digits by NCSN, and two rows alike by NCSNv2; most can be read.")
 for key, name in {"ncsnv2-sampling": "NCSN", "ncsnv2-denoising": "NCSNv2, noisy"}.items():
     claims.measure(key, *metrics.kernel_difference(features[name], features["NCSNv2"], features["real"]))
 
 # %% [markdown]
 # ## Two famous mistakes, on purpose
 #
-# The conventions mixed: a whole $\alpha$, but noise $\sqrt\alpha$. And levels in the wrong order, as the score-SDE code
-# counts them.
+# The conventions mixed: a whole $\alpha$, but noise $\sqrt\alpha$. And levels counted upwards, as score-SDE code has
+# them (`level_times` refuses that).
 #
-# *Predict:* which one would a look at the loss reveal?
+# *Predict:* which could pass a review?
 
 # %%
 draw, upside = partial(torch.randn, 10, 1, 16, 16, generator=seed(1)), start[:10]
 for level in levels.flip(0):
     upside = walk(net, sigmas, upside, level[None], step, 3, draw)
 mixed = walk(net, sigmas, start[:10], levels, step, 3, draw, spread=1.0)
-images = torch.cat([end.x[:10], mixed, upside])
-plots.show(plots.grid(images, rows=("right", "mixed", "upside down")), "Digits; digits as clear; nothing but noise.")
-draw = partial(torch.randn, 1280, 2, generator=seed(2))
-ends = [walk(eps_fn, toy, annealed, torch.ones(1), 0.05, 200, draw, spread) for spread in (2**0.5, 1.0)]
-print("the toy's heaps have variance 2; right and mixed:", *(f"{x[x.sum(1) > 0].var(0).mean():.2f}" for x in ends))
+show({"right": end.x, "mixed": mixed, "upside down": upside}, "Ten digits; ten bolder ones, as clear; only noise.")
+x = walk(eps_fn, toy, annealed, torch.ones(1), 0.05, 200, partial(torch.randn, 1280, 2, generator=seed(2)), spread=1.0)
+print("variance of the toy's heap, right and mixed:", *(f"{y[y.sum(1) > 0].var(0).mean():.2f}" for y in (annealed, x)))
 
 # %% [markdown]
 # ## Exercises
