@@ -21,10 +21,13 @@ from ddpm_path.gaussian import (
     check_answer,
     ddim_step,
     expand,
+    fixed_large,
     fixed_small,
     langevin_step,
+    learned_variance,
     posterior,
     q_sample,
+    two_answers,
     x0_from_eps,
 )
 from ddpm_path.schedule import EpsFn, Schedule
@@ -117,22 +120,47 @@ def ancestral(
     """
     times, levels = _check(schedule, x, times)
     draw = noise_source(len(x), x.shape[1:], generator, x.dtype, x.device)
-    return _ancestral(eps_fn, x, times, levels, variance, shift, after, draw)
+    return _ancestral(lambda x, t: (_ask(eps_fn, x, t), variance), x, times, levels, shift, after, draw)
+
+
+def ancestral_learned(
+    net: EpsFn,
+    schedule: Schedule,
+    x: Tensor,
+    times: Sequence[float],
+    shift: Shift | None = None,
+    after: After | None = None,
+    generator: torch.Generator | None = None,
+) -> Iterator[State]:
+    """DDPM's sampler with a variance that the network learned, for each dimension [Nichol 2021, sec. 3.1].
+
+    net(x, t) answers twice the channels, (B, 2 C, ...): eps, then what `learned_variance` reads. Respacing is `times`:
+    the two levels of a step carry beta of eq. 19. `shift` sees the variance in x's shape; all else as in `ancestral`,
+    guidance through `guidance.on_eps`. ValueError also for a network that answers one variance for all or none.
+    """
+    times, levels = _check(schedule, x, times)
+    draw = noise_source(len(x), x.shape[1:], generator, x.dtype, x.device)
+
+    def ask(x: Tensor, t: float) -> tuple[Tensor, Variance]:
+        eps, o = two_answers(net(x, _batch(t, x)), x)
+        return eps, lambda now, then: learned_variance(o, fixed_small(now, then), fixed_large(now, then))
+
+    return _ancestral(ask, x, times, levels, shift, after, draw)
 
 
 @torch.no_grad()
 def _ancestral(
-    eps_fn: EpsFn,
+    ask: Callable[[Tensor, float], tuple[Tensor, Variance]],
     x: Tensor,
     times: Sequence[float],
     levels: Levels,
-    variance: Variance,
     shift: Shift | None,
     after: After | None,
     draw: Noise,
 ) -> Iterator[State]:
     for t, s, now, then in zip(times, times[1:], levels, levels[1:], strict=False):
-        x0 = x0_from_eps(x, _ask(eps_fn, x, t), now)
+        eps, variance = ask(x, t)
+        x0 = x0_from_eps(x, eps, now)
         mean, _ = posterior(x0, x, now, then)
         noisy = then[1] > 0  # the data themselves get no noise, whatever the variance
         var = expand(variance(now, then) if noisy else 0.0, x)

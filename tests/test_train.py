@@ -142,13 +142,13 @@ def test_every_epoch_is_a_new_order_of_all_images():
 
 def test_labels_are_dropped_example_by_example(data, monkeypatch):
     seen = []
-    real = train.simple
+    real = train.recipes.LOSSES["simple"]
 
     def spy(net, *arguments):
         seen.append(net.keywords["label"] == 10)
         return real(net, *arguments)
 
-    monkeypatch.setattr(train, "simple", spy)
+    monkeypatch.setitem(train.recipes.LOSSES, "simple", spy)
     train.train(replace(TINY, steps=30, label_dropout=0.3), data)
     dropped = torch.stack(seen).double()  # (30, 16)
     assert abs(dropped.mean() - 0.3) < 4 * math.sqrt(0.3 * 0.7 / dropped.numel())

@@ -14,15 +14,19 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from ddpm_path.classifier import NoisyClassifier
+from ddpm_path.gaussian import q_sample
+from ddpm_path.guidance import Classifier
 from ddpm_path.lab import metrics, plots, recipes, zoo
 from ddpm_path.lab.datasets import DATASETS, Images, check_images, dequantise
 from ddpm_path.lab.errors import unknown
 from ddpm_path.lab.files import replacing
-from ddpm_path.lab.recipes import Recipe
-from ddpm_path.losses import Network, as_eps, on_clock, simple
+from ddpm_path.lab.recipes import ClassifierRecipe, Recipe
+from ddpm_path.losses import LossHistory, Network, on_clock, weighted_times
 from ddpm_path.schedule import Schedule
 from ddpm_path.unet import UNet
 
@@ -63,11 +67,13 @@ def train(recipe: Recipe, data: Images, folder: Path | None = None, save_every: 
         raise ValueError(f"the network has {net.classes} classes, {data.name} has {len(data.classes)}")
     ema = copy.deepcopy(net).requires_grad_(False)
     optimiser = torch.optim.AdamW(net.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay)
+    history = LossHistory(recipe.T) if recipe.importance else None
     log: list[Log] = []
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
-        log = _resume(folder, recipe, net, ema, optimiser)
+        log = _resume(folder, recipe, net, ema, optimiser, history)
     schedule, prediction = recipe.schedule(), recipes.PREDICTIONS[recipe.prediction]
+    objective = recipes.LOSSES[recipe.loss]
     images, labels = data.train.to(device), data.train_labels.to(device)
     asked = on_clock(net, recipe.T / schedule.T)
     draw_times = partial(stratified_times, recipe.batch, recipe.T)
@@ -82,7 +88,9 @@ def train(recipe: Recipe, data: Images, folder: Path | None = None, save_every: 
             torch.manual_seed(step_seed ^ 0x5EED)  # for dropout
             draw = torch.Generator().manual_seed(step_seed)
             at = _batch(step, recipe, len(images)).to(device)
-            t = draw_times(draw)
+            t, weight = draw_times(draw), torch.ones(())
+            if history is not None:
+                t, weight = weighted_times(history.probabilities(), recipe.batch, draw)
             eps = torch.randn(recipe.batch, *images.shape[1:], generator=draw).to(device)
             dropped = torch.rand(recipe.batch, generator=draw).to(device) < recipe.label_dropout
             label = labels[at].masked_fill(dropped, net.classes) if net.classes else None
@@ -91,7 +99,8 @@ def train(recipe: Recipe, data: Images, folder: Path | None = None, save_every: 
             lr = learning_rate(step, recipe)
             for group in optimiser.param_groups:
                 group["lr"] = lr
-            loss = simple(partial(asked, label=label), prediction, schedule, x0, t, eps).mean()
+            losses = objective(partial(asked, label=label), prediction, schedule, x0, t, eps)
+            loss = (weight.to(losses) * losses).mean()
             optimiser.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             grad_norm = torch.nn.utils.clip_grad_norm_(net.parameters(), recipe.clip)
@@ -102,6 +111,8 @@ def train(recipe: Recipe, data: Images, folder: Path | None = None, save_every: 
                     f"loss {entry.loss} and gradient norm {entry.grad_norm} at step {step} (lr {lr:.2g}, "
                     f"{images.dtype}): lower lr, lengthen warmup or look at the data; the last checkpoint is kept"
                 )
+            if history is not None:
+                history.add(t, losses.detach())
             optimiser.step()
             update_ema(ema, net, step, recipe.ema)
             log.append(entry)
@@ -112,10 +123,42 @@ def train(recipe: Recipe, data: Images, folder: Path | None = None, save_every: 
                 steps.set_postfix_str(f"loss {sum(recent) / len(recent):.4f}, {speed:.0f} images/s")
             done, end = step + 1, step + 1 == recipe.steps
             if folder is not None and (done % save_every == 0 or end):
-                _save(folder, recipe, net, ema, optimiser, log)
+                _save(folder, recipe, net, ema, optimiser, history, log)
             if folder is not None and (done % (4 * save_every) == 0 or end):
                 _picture(folder / f"samples-{done:06d}.png", recipe, data, net, ema)
     return Trained(net.eval(), ema.eval(), log)
+
+
+def train_classifier(recipe: ClassifierRecipe, data: Images) -> NoisyClassifier:
+    """A classifier of noisy images: cross-entropy on x_t at stratified times [Dhariwal 2021, sec. 4].
+
+    Shows a progress bar. Images are shifted by up to a pixel, where ADM crops them at random. FloatingPointError at
+    the first loss that is not finite.
+    """
+    check_images(data.train)
+    device, schedule = torch.device("cuda" if torch.cuda.is_available() else "cpu"), recipe.schedule()
+    with torch.random.fork_rng():
+        torch.manual_seed(recipe.seed)  # also for dropout
+        draw = torch.Generator().manual_seed(recipe.seed)
+        net = recipe.network().to(device)
+        optimiser = torch.optim.AdamW(net.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay)
+        steps = tqdm(range(recipe.steps), desc="training", unit="step")
+        for step in steps:
+            at = _batch(step, recipe, len(data.train))
+            t = stratified_times(recipe.batch, recipe.last, draw)
+            x0 = metrics.jitter(data.train[at])
+            x = q_sample(x0, torch.randn(x0.shape, generator=draw), schedule(t)).to(device)
+            loss = F.nll_loss(net(x, t), data.train_labels[at].to(device))
+            if not bool(loss.isfinite()):
+                raise FloatingPointError(f"loss {loss.item()} at step {step}: lower lr = {recipe.lr:g}")
+            left = 1 - step / recipe.steps
+            optimiser.param_groups[0]["lr"] = recipe.lr * min(left, (step + 1) / recipe.warmup)
+            optimiser.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimiser.step()
+            if step % 50 == 49:
+                steps.set_postfix_str(f"loss {loss.item():.3f}")
+    return net.cpu().eval().requires_grad_(False)
 
 
 def maximise(
@@ -171,20 +214,29 @@ def update_ema(ema: torch.nn.Module, net: torch.nn.Module, step: int, decay: flo
     torch._foreach_lerp_(list(ema.parameters()), list(net.parameters()), weight)
 
 
-def _batch(step: int, recipe: Recipe, n: int) -> Tensor:
+def _batch(step: int, recipe: Recipe | ClassifierRecipe, n: int) -> Tensor:
     """The indices of this step's images: a fresh order each epoch, the remainder left out."""
     epoch, i = divmod(step, n // recipe.batch)
     order = torch.randperm(n, generator=torch.Generator().manual_seed((recipe.seed + 7919 * (epoch + 1)) % 2**32))
     return order[i * recipe.batch : (i + 1) * recipe.batch]
 
 
-def _save(folder: Path, recipe: Recipe, net: UNet, ema: UNet, optimiser: torch.optim.Optimizer, log: list[Log]) -> None:
+def _save(
+    folder: Path,
+    recipe: Recipe,
+    net: UNet,
+    ema: UNet,
+    optimiser: torch.optim.Optimizer,
+    history: LossHistory | None,
+    log: list[Log],
+) -> None:
     """Write the checkpoint, whole, and the log."""
     content = {
         "recipe": asdict(recipe),
         "net": net.state_dict(),
         "ema": ema.state_dict(),
         "optimiser": optimiser.state_dict(),
+        "history": None if history is None else (history.losses, history.count),
         "log": [tuple(entry) for entry in log],
     }
     with replacing(folder / "checkpoint.pt") as part:
@@ -199,12 +251,18 @@ def _picture(path: Path, recipe: Recipe, data: Images, net: UNet, ema: UNet) -> 
     shape, labels, rows = data.train.shape[1:], metrics.balanced_labels(20, net.classes), []
     for weights in (net, ema):
         eval_net = copy.deepcopy(weights).cpu().eval()
-        eps_net = as_eps(on_clock(eval_net, recipe.T / schedule.T), recipes.PREDICTIONS[recipe.prediction], schedule)
-        rows.append(metrics.sample(eps_net, schedule, 20, shape, times, 0, labels))
+        rows.append(metrics.sample(recipe.as_eps(eval_net), schedule, 20, shape, times, 0, labels))
     plots.save(plots.grid(torch.cat(rows)), path)
 
 
-def _resume(folder: Path, recipe: Recipe, net: UNet, ema: UNet, optimiser: torch.optim.Optimizer) -> list[Log]:
+def _resume(
+    folder: Path,
+    recipe: Recipe,
+    net: UNet,
+    ema: UNet,
+    optimiser: torch.optim.Optimizer,
+    history: LossHistory | None,
+) -> list[Log]:
     """Load the folder's checkpoint, if it has one, and answer the log so far."""
     path = folder / "checkpoint.pt"
     if not path.exists():
@@ -218,6 +276,8 @@ def _resume(folder: Path, recipe: Recipe, net: UNet, ema: UNet, optimiser: torch
     net.load_state_dict(content["net"])
     ema.load_state_dict(content["ema"])
     optimiser.load_state_dict(content["optimiser"])
+    if history is not None:
+        history.losses, history.count = content["history"]
     return [Log(*entry) for entry in content["log"]]
 
 
@@ -231,8 +291,12 @@ def train_recipe(name: str, folder: Path, steps: int | None = None) -> None:
             raise ValueError(f"{name} trains in epochs, within minutes: leave --steps out")
         _train_recogniser(name, folder)
         return
+    if name in recipes.CLASSIFIERS:
+        recipe_of = recipes.CLASSIFIERS[name]
+        _train_classifier(name, recipe_of if steps is None else replace(recipe_of, steps=steps), folder)
+        return
     if name not in recipes.RECIPES:
-        raise unknown("recipe", name, [*recipes.RECIPES, *recipes.RECOGNISERS])
+        raise unknown("recipe", name, [*recipes.RECIPES, *recipes.RECOGNISERS, *recipes.CLASSIFIERS])
     recipe = recipes.RECIPES[name]
     if steps is not None:
         recipe = replace(recipe, steps=steps)
@@ -294,6 +358,33 @@ def eps_by_level(
         "test": error(eps_net, data.test, data.test_labels),
         "by heart": error(metrics.by_heart(data, schedule), data.train, data.train_labels),
     }
+
+
+def _train_classifier(name: str, recipe: ClassifierRecipe, folder: Path) -> None:
+    """Train, save, and measure what was saved: accuracy by noise level on test images, beside the training set's."""
+    data, began = DATASETS[recipe.data](), time.perf_counter()
+    net = train_classifier(recipe, data)
+    card = {
+        "kind": "classifier",
+        "recipe": asdict(recipe),
+        "data_digest": data.digest,
+        "parameters": sum(p.numel() for p in net.parameters()),
+        "seconds": round(time.perf_counter() - began),
+        "hardware": hardware(),
+        "torch": torch.__version__,
+    }
+    zoo.save(name, net, card, folder)
+    net, schedule = zoo.load_classifier(name, folder)
+    times, n = [1, 50, *range(100, recipe.T + 1, 100)], 1000
+    rows: dict[str, Classifier] = {"classifier": net, "by heart": metrics.by_heart_classifier(data, schedule)}
+    table = {
+        row: metrics.accuracy_by_level(answers, schedule, data.test[:n], data.test_labels[:n], times)
+        for row, answers in rows.items()
+    }
+    shares = {row: [round(share, 4) for share in accuracies.tolist()] for row, accuracies in table.items()}
+    accuracy: dict[str, object] = {"n": min(n, len(data.test)), "split": "test", "times": times} | shares
+    print(f"{name}: accuracy by noise level {accuracy}")
+    zoo.save(name, net, card | {"accuracy": accuracy}, folder)
 
 
 def hardware() -> str:

@@ -4,6 +4,8 @@ from ddpm_path.lab.exercises.checking import Exercise, check
 from ddpm_path.lab.exercises.ddim import SLERP, STEP_OF_ETA
 from ddpm_path.lab.exercises.ddpm import MARGINAL_FROM_CHAIN, MEAN_FROM_EPS, POSTERIOR_MEAN, TRAINING_PAIR
 from ddpm_path.lab.exercises.early import BIT_MARGINAL, GAUSSIAN_PRODUCT
+from ddpm_path.lab.exercises.improved import IMPORTANCE_WEIGHTS, LEARNED_VARIANCE
+from ddpm_path.lab.exercises.likelihood import BIN_LOG_PROB, BOUND_WEIGHT
 from ddpm_path.lab.exercises.pndm import MULTISTEP_WEIGHTS, TRANSFER
 from ddpm_path.lab.exercises.score import LANGEVIN_UPDATE, WEIGHTED_LOSS
 from ddpm_path.lab.exercises.vae import IMPORTANCE_BOUND, KL_OF_NORMALS
@@ -17,21 +19,29 @@ EXERCISES: tuple[Exercise, ...] = (
     POSTERIOR_MEAN,
     MEAN_FROM_EPS,
     TRAINING_PAIR,
+    BIN_LOG_PROB,
+    BOUND_WEIGHT,
     LANGEVIN_UPDATE,
     WEIGHTED_LOSS,
     STEP_OF_ETA,
     SLERP,
+    LEARNED_VARIANCE,
+    IMPORTANCE_WEIGHTS,
     TRANSFER,
     MULTISTEP_WEIGHTS,
 )
 
 __all__ = [
+    "BIN_LOG_PROB",
     "BIT_MARGINAL",
+    "BOUND_WEIGHT",
     "EXERCISES",
     "GAUSSIAN_PRODUCT",
     "IMPORTANCE_BOUND",
+    "IMPORTANCE_WEIGHTS",
     "KL_OF_NORMALS",
     "LANGEVIN_UPDATE",
+    "LEARNED_VARIANCE",
     "MARGINAL_FROM_CHAIN",
     "MEAN_FROM_EPS",
     "MULTISTEP_WEIGHTS",
