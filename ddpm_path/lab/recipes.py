@@ -59,9 +59,9 @@ class Recipe:
     data: a name of `datasets.DATASETS`; net: the arguments of `UNet`; betas, prediction and loss: names of the tables
     above. betas names a chain of T steps, or an SDE in continuous time; its network is handed T * t, as of a chain that
     long: 0 for a network that is not told the time, as NCSNv2's. `dequantise` moves each pixel about its bin, afresh in
-    each batch, for likelihoods. lr rises over `warmup` steps and falls to 0 on a half cosine, and does so once more from
-    step `restart` on, if that is not 0 [Loshchilov & Hutter 2017]; with `importance` times are drawn by `LossHistory`;
-    `label_dropout` is the share of examples that train the null label; `ema` is the largest decay of the moving average.
+    each batch, for likelihoods. lr rises over `warmup` steps and falls to 0 on a half cosine, and once more from step
+    `restart` on, if that is not 0 [Loshchilov & Hutter 2017]; with `importance` times are drawn by `LossHistory`;
+    `label_dropout` is the share of examples that train the null label; `ema` is the largest decay of the average.
     """
 
     data: str
