@@ -27,7 +27,6 @@ import torch
 
 from ddpm_path import score
 from ddpm_path.exact import FiniteData, isotropic_mixture
-from ddpm_path.gaussian import score_from_eps
 from ddpm_path.lab import claims, datasets, metrics, planar, plots, zoo
 from ddpm_path.lab.exercises import LANGEVIN_UPDATE, WEIGHTED_LOSS, check
 from ddpm_path.losses import EPS, simple
@@ -64,7 +63,7 @@ def score_by_hand(x, sigma):  # each heap's share in x times its pull
 x = 8 * even(400, 2)
 for t in (toy.first, 0.5, 1.0):
     (by_autograd,) = torch.autograd.grad(world.log_prob(x.requires_grad_(), toy(t)).sum(), x)
-    by_eps = score_from_eps(world.eps_fn(toy)(x.detach(), torch.full((400,), t).double()), toy(t))
+    by_eps = score.score_fn_at(world.eps_fn(toy), toy, t)(x.detach())
     three = torch.stack([by_autograd, by_eps, world.score(x, toy(t))])
     torch.testing.assert_close(score_by_hand(x, toy(t)[1]).expand_as(three), three)
 mesh = torch.cartesian_prod(*[torch.linspace(-9, 9, 15).double()] * 2)
@@ -126,10 +125,9 @@ torch.testing.assert_close(mine, annealed)
 plain = last(langevin(eps_fn, toy, start, times[-1], step=0.05, steps=1000, generator=seed(1)))
 heaps = {"data": world.sample(1280, seed(2))[0], "start": start, "plain": plain, "annealed": annealed}
 plots.show(plots.scatter(heaps, limit=9), "Two heaps: unequal in the data and annealed, alike after plain walks.")
-low = {name: (x.sum(1) < 0).double().mean() for name, x in heaps.items()}
-print("share in the small heap:", ", ".join(f"{name} {share:.3f}" for name, share in low.items()))
-margin, share = min((s * ((low[k] - 0.2).abs() - 0.1), low[k]) for k, s in (("plain", 1), ("annealed", -1)))
-claims.measure("langevin-weights", margin, (share * (1 - share) / 1280) ** 0.5)
+low = {name: round(float((x.sum(1) < 0).double().mean()), 3) for name, x in heaps.items()}
+margin, share = min((sign * (abs(low[k] - 0.2) - 0.1), low[k]) for k, sign in (("plain", 1), ("annealed", -1)))
+claims.measure("langevin-weights", margin, (share * (1 - share) / 1280) ** 0.5, f"in the small heap: {low}")
 
 # %% [markdown]
 # **You should see** half and half: plain walks keep the side they start on.
@@ -222,8 +220,11 @@ std, eps = ve(t)[1].float(), torch.randn(4096, 2, generator=seed(8))
 raw = score.denoising(lambda x: -pairs[0][1](x, t) / std[:, None], x0, eps, std)
 torch.testing.assert_close(std**2 * raw, simple(pairs[0][1], EPS, ve, x0, t, eps))  # times D / 2, which is 1
 print(f"loss without lambda: {raw[t < 0.1].mean():.0f} at the lowest levels, {raw[t > 0.9].mean():.4f} at the highest")
-x = x0 + std[:, None] * eps
-off = torch.tensor([[(net(x, t) - plane.eps_fn(ve)(x, t)).square().mean() for net in pair] for pair in pairs])
+distance = lambda net, x, t: (net(x, t) - plane.eps_fn(ve)(x, t)).square().mean()  # noqa: E731
+x, empty, lowest = x0 + std[:, None] * eps, 4 * even(4096, 2).float(), torch.full((4096,), 0.1)
+print(f"off the exact eps at level {ve(0.1)[1]:.2f}: {distance(pairs[0][1], x0, lowest):.2f} at data,", end=" ")
+print(f"{distance(pairs[0][1], empty, lowest):.2f} all over the plane")
+off = torch.tensor([[distance(net, x, t) for net in pair] for pair in pairs])
 gain = (off[:, 0] / off[:, 1]).log2()
 claims.measure("ncsnv2-ema", gain.mean(), gain.std() / 2, "{:.4f} and {:.4f} off the exact eps".format(*off.mean(0)))
 
