@@ -252,8 +252,7 @@ RECIPES: dict[str, Recipe] = {
     "digits-ncsn": Recipe(
         "digits",
         {"channels": 1, "patch": 2, "widths": [32, 64], "attention": [1]},
-        steps=4300,
-        restart=2500,
+        steps=2500,
         betas="ve-digits",
         T=0,
         prediction="eps",

@@ -18,7 +18,7 @@
 # noised at many levels; [NCSNv2](https://arxiv.org/abs/2006.09011) (2020) tells how to choose them. It is DDPM from the
 # other side: the network is a noise predictor.
 #
-# Reading: [Yang Song's blog](https://yang-song.net/blog/2021/score/), then the papers. You need 03 and 04.
+# Reading: [Yang Song's blog](https://yang-song.net/blog/2021/score/). You need 03 and 04.
 
 # %%
 from functools import partial
@@ -48,7 +48,7 @@ even = lambda *shape: 2 * torch.rand(*shape, generator=seed(0)).double() - 1  # 
 #
 # The paper's toy: two round heaps, 20% lower left, 80% upper right.
 #
-# *Predict before you run:* standing in the empty corner, can you tell from the arrows which heap is larger?
+# *Predict before you run:* do the arrows tell which heap is larger?
 
 # %%
 world, toy = isotropic_mixture([0.2, 0.8], [[-5.0, -5.0], [5.0, 5.0]], std=1.0), VE(1.0, 20.0)
@@ -96,8 +96,8 @@ for a in (1.0, 0.7, 0.0):  # 1 is the truth
     print(f"explicit {explicit:.3f}; less it:", *(f"{k.mean() - explicit:.3f} +- {k.std() / 447:.3f}," for k in losses))
 
 # %% [markdown]
-# **You should see** constant columns, up to the error: three equal ones and denoising's. It alone needs no second
-# derivative: NCSN trains with it.
+# **You should see** constant columns: three equal ones and denoising's. It needs no second derivative: NCSN trains
+# with it.
 #
 # ## Langevin dynamics
 #
@@ -105,7 +105,7 @@ for a in (1.0, 0.7, 0.0):  # 1 is the truth
 # $\alpha$ proportional to $\sigma^2$. Our `step` is $\alpha/\sigma^2$. (The paper writes $\alpha/2$ and $\sqrt\alpha$;
 # its image code as we do, with the same numeral: twice the step.)
 #
-# *Predict:* an even start; where do 1,280 plain walks end?
+# *Predict:* where do plain walks end?
 
 
 # %%
@@ -138,7 +138,7 @@ claims.measure("langevin-weights", margin, (share * (1 - share) / 1280) ** 0.5, 
 # which gives their ratio; (3) below; (4) the step that leaves a variance nearest the level's own; (5) an average of
 # weights; and a last step without noise.
 #
-# Any noise predictor will do: here DDPM's, trained for another schedule, through `on_schedule`.
+# Any noise predictor will do: here DDPM's, through `on_schedule`.
 #
 # *Predict:* at which level can you read the digits?
 
@@ -158,7 +158,7 @@ rows = {f"level {sigmas(s.t)[1]:.2g}": s.x for s in (states[i] for i in (1, 40, 
 show(rows, "Digits 0 to 9 come out of noise, row by row; at level 1 nothing can be read, at 0.26 most can.")
 
 # %% [markdown]
-# **You should see** all digits, and little of the denoising: it takes noise of 0.02.
+# **You should see** all digits, and little of the denoising.
 #
 # ## Does it matter where the walks begin?
 #
@@ -182,7 +182,7 @@ claims.measure("ncsnv2-first-level", left[first] - left[2.0], sum(p * (1 - p) / 
 # Technique 3: $s_\theta(x, \sigma) = f_\theta(x)/\sigma$, so $\epsilon_\theta = -f_\theta(x)$: a noise predictor that
 # ignores $t$. For $x_0 \sim \mathcal N(0, 0.25\,I)$ its best is known: the exact eps, averaged over possible levels.
 #
-# *Predict:* in 2 dimensions, how much worse than the exact eps? In 256?
+# *Predict:* how much worse, in 2 dimensions? In 256?
 
 
 # %%
@@ -207,34 +207,32 @@ claims.measure("ncsnv2-unconditional", margin.mean(), margin.std() / 10**0.5)
 # ## Training, and the average
 #
 # $\lambda(\sigma) = \sigma^2$ brings the levels' losses to one size [eq. 6], and then the loss is DDPM's: `simple` with
-# `EPS` on `VE`. A famous mistake is to leave it out. Four small networks, Adam at a steady rate as in NCSN, and the
-# average of their weights.
+# `EPS` on `VE`. A famous mistake is to leave it out. Four small networks, Adam at a steady rate as in NCSN.
 #
 # *Predict:* without $\lambda$, which levels count?
 
 # %%
 plane, ve = isotropic_mixture([0.3, 0.7], [[-1.0, -0.5], [1.0, 0.5]], std=0.3), VE(0.05, 8.0)
-pairs = [planar.fit(plane, ve, k) for k in range(4)]
+(_, net), *_ = pairs = [planar.fit(plane, ve, k) for k in range(4)]  # last weights and their average
 x0, t = plane.sample(4096, seed(9))[0].float(), torch.rand(4096, generator=seed(9)).clamp(ve.first)
 std, eps = ve(t)[1].float(), torch.randn(4096, 2, generator=seed(8))
-raw = score.denoising(lambda x: -pairs[0][1](x, t) / std[:, None], x0, eps, std)
-torch.testing.assert_close(std**2 * raw, simple(pairs[0][1], EPS, ve, x0, t, eps))  # times D / 2, which is 1
+raw = score.denoising(lambda x: -net(x, t) / std[:, None], x0, eps, std)
+torch.testing.assert_close(std**2 * raw, simple(net, EPS, ve, x0, t, eps))  # times D / 2, which is 1
 print(f"loss without lambda: {raw[t < 0.1].mean():.0f} at the lowest levels, {raw[t > 0.9].mean():.4f} at the highest")
 distance = lambda net, x, t: (net(x, t) - plane.eps_fn(ve)(x, t)).square().mean()  # noqa: E731
 x, empty, lowest = x0 + std[:, None] * eps, 4 * even(4096, 2).float(), torch.full((4096,), 0.1)
-print(f"off the exact eps at level {ve(0.1)[1]:.2f}: {distance(pairs[0][1], x0, lowest):.2f} at data,", end=" ")
-print(f"{distance(pairs[0][1], empty, lowest):.2f} all over the plane")
-off = torch.tensor([[distance(net, x, t) for net in pair] for pair in pairs])
+print(f"eps off by {distance(net, x0, lowest):.2f} at data, by {distance(net, empty, lowest):.2f} all over the plane")
+off = torch.tensor([[distance(each, x, t) for each in pair] for pair in pairs])
 gain = (off[:, 0] / off[:, 1]).log2()
 claims.measure("ncsnv2-ema", gain.mean(), gain.std() / 2, "{:.4f} and {:.4f} off the exact eps".format(*off.mean(0)))
 
 # %% [markdown]
-# **You should see** the lowest levels outweigh the highest 100,000 times.
+# **You should see** the lowest levels outweigh the highest 100,000 times. And eps is wrong where no data taught it:
+# plain walks fail there, too.
 #
 # ## NCSN's sampler and NCSNv2's
 #
-# `digits-ncsn` is NCSNv2's kind: no label, no time. Some 150 calls each: NCSN's ten levels from 2 without denoising;
-# NCSNv2's settings.
+# `digits-ncsn` is NCSNv2's kind: no label, no time. Some 150 calls each: NCSN's ten levels from 2; NCSNv2's settings.
 #
 # *Predict:* which row is better?
 
@@ -251,6 +249,8 @@ for key, name in {"ncsnv2-sampling": "NCSN", "ncsnv2-denoising": "NCSNv2, noisy"
     claims.measure(key, *metrics.kernel_difference(features[name], features["NCSNv2"], features["real"]))
 
 # %% [markdown]
+# **You should see** digits and a few blots in each row.
+#
 # ## Two famous mistakes, on purpose
 #
 # The conventions mixed: a whole $\alpha$, but noise $\sqrt\alpha$. And levels counted upwards, as score-SDE code has
@@ -268,6 +268,8 @@ x = walk(eps_fn, toy, annealed, torch.ones(1), 0.05, 200, partial(torch.randn, 1
 print("variance of the toy's heap, right and mixed:", *(f"{y[y.sum(1) > 0].var(0).mean():.2f}" for y in (annealed, x)))
 
 # %% [markdown]
+# **You should see** that mixing passes: half the noise, half the variance, but bolder digits.
+#
 # ## Exercises
 #
 # Write (1) one update from eps; (2) the denoising loss of one level, $\lambda = \sigma^2$ included, from the score's
