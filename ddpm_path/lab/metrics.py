@@ -331,7 +331,7 @@ def sample(
 ) -> Tensor:
     """n images (n, *shape) with a progress bar: x_0 clipped, no guidance; `sampler` is one of `samplers`."""
     generator = torch.Generator().manual_seed(seed)
-    x = start_noise(n, shape, generator)
+    x = start_noise(n, shape, generator) * float(schedule(schedule.T)[1])  # far from 1 on VE
     states = sampler(clip_x0(in_parts(eps_net, labels), schedule), schedule, x, times, generator=generator)
     return last(tqdm(states, total=len(times) - 1, desc=f"{n} samples"))
 

@@ -8,6 +8,7 @@ from ddpm_path.lab.exercises.early import BIT_MARGINAL, GAUSSIAN_PRODUCT
 from ddpm_path.lab.exercises.improved import IMPORTANCE_WEIGHTS, LEARNED_VARIANCE
 from ddpm_path.lab.exercises.likelihood import BIN_LOG_PROB, BOUND_WEIGHT
 from ddpm_path.lab.exercises.pndm import MULTISTEP_WEIGHTS, TRANSFER
+from ddpm_path.lab.exercises.score import LANGEVIN_UPDATE, WEIGHTED_LOSS
 from ddpm_path.lab.exercises.sde import CORRECTED, SUB_VP_COEFFICIENTS
 from ddpm_path.lab.exercises.vae import IMPORTANCE_BOUND, KL_OF_NORMALS
 
@@ -22,6 +23,8 @@ EXERCISES: tuple[Exercise, ...] = (
     TRAINING_PAIR,
     BIN_LOG_PROB,
     BOUND_WEIGHT,
+    LANGEVIN_UPDATE,
+    WEIGHTED_LOSS,
     SUB_VP_COEFFICIENTS,
     CORRECTED,
     STEP_OF_ETA,
@@ -46,6 +49,7 @@ __all__ = [
     "IMPORTANCE_BOUND",
     "IMPORTANCE_WEIGHTS",
     "KL_OF_NORMALS",
+    "LANGEVIN_UPDATE",
     "LEARNED_VARIANCE",
     "MARGINAL_FROM_CHAIN",
     "MEAN_FROM_EPS",
@@ -56,6 +60,7 @@ __all__ = [
     "SUB_VP_COEFFICIENTS",
     "TRAINING_PAIR",
     "TRANSFER",
+    "WEIGHTED_LOSS",
     "Exercise",
     "check",
 ]
