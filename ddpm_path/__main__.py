@@ -1,6 +1,7 @@
 """The command line: list the path, run it, train a model, draw samples."""
 
 import argparse
+import math
 import os
 import sys
 import textwrap
@@ -62,6 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     sampling.add_argument("--grid", default="uniform", help="times: uniform (default), leading, quadratic or ratio")
     sampling.add_argument("--start", type=int, help="first time (default: the last of the chain)")
     sampling.add_argument("--label", help="a class to draw (default: none)")
+    sampling.add_argument("--scale", type=float, help="guide without a classifier: 1 (default) does not, 3 does well")
     sampling.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
     sampling.add_argument("--n", type=_positive, default=16, help="number of samples (default: %(default)s)")
     sampling.add_argument("--out", type=Path, default=Path("grid.png"), help="PNG file (default: %(default)s)")
@@ -142,6 +144,7 @@ def sample(
     grid: str,
     start: int | None,
     label: str | None,
+    scale: float | None,
     seed: int,
     n: int,
     out: Path,
@@ -155,6 +158,10 @@ def sample(
         raise ValueError(f"{out} is a folder: give the name of a PNG file")
     if eta is not None and sampler != "ddim":
         raise ValueError(f"--eta belongs to ddim: leave it out with {sampler}, or add --sampler ddim")
+    if scale is not None and not math.isfinite(scale):
+        raise ValueError(f"--scale is a number, 3 say; got {scale}")
+    if scale is not None and label is None:
+        raise ValueError("--scale guides towards a class: add one with --label")
 
     from functools import partial
 
@@ -162,6 +169,7 @@ def sample(
 
     from ddpm_path import samplers, schedule
     from ddpm_path.gaussian import fixed_large
+    from ddpm_path.guidance import guided_network
     from ddpm_path.lab import metrics, plots, zoo
     from ddpm_path.lab.errors import unknown
 
@@ -180,6 +188,13 @@ def sample(
     net, trained = zoo.load(name)
     card = zoo.card(name)
     labels = None if label is None else torch.full((n,), _class(label, card["classes"]))
+    classes = card["recipe"]["net"].get("classes", 0)
+    if labels is not None and not classes:
+        raise ValueError(f"{name} was trained without labels: leave --label out")
+    if scale is not None:
+        if not card["recipe"]["label_dropout"] > 0:
+            raise ValueError(f"{name} was never trained without a label, to guide away from: leave --scale out")
+        net = guided_network(net, classes, scale)
     if start is not None and not 1 <= start <= trained.T:
         raise ValueError(f"--start {start} is not a time of {name}: choose between 1 and {trained.T}")
     grids: dict[str, Callable[[int, int], Sequence[float]]] = {

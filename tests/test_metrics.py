@@ -26,6 +26,7 @@ from ddpm_path.lab.metrics import (
     quality,
     recognised,
     sample,
+    trade_off,
     train_recogniser,
     wasserstein,
 )
@@ -136,6 +137,24 @@ def test_naeem2020_coverage_of_a_set_by_itself_is_1_and_by_nothing_near_is_0():
 def test_naeem2020_coverage_sees_a_lost_mode():
     real = torch.cat([randn(100, 2, seed=1), randn(100, 2, seed=2) + 50])
     close(coverage(real, randn(500, 2, seed=3)), 0.5, atol=0.02)
+
+
+def test_naeem2020_trade_off_by_drawing_the_rows_again():
+    """All samples first, then every bootstrap draw: recognised and coverage of those rows, duplicates and all."""
+    said = rand(9, 3, seed=1).square()
+    images, real, labels = (
+        (said / said.sum(1, keepdim=True)).view(9, 1, 1, 3),
+        rand(20, 1, 1, 3, seed=2),
+        balanced_labels(9, 3),
+    )
+    images[:4] = torch.tensor([[0.92, 0.04, 0.04], [0.02, 0.96, 0.02], [0.95, 0.03, 0.02], [0.93, 0.03, 0.04]])[
+        :, None, None
+    ]
+    good, reached = trade_off(Says(), real, images, labels, draws=50, seed=4)
+    for i, at in enumerate([torch.arange(9), *torch.randint(9, (50, 9), generator=seeded(4))]):
+        close(good[i], recognised(Says(), images[at], labels[at])[0])
+        close(reached[i], coverage(real, images[at]))
+    assert 0 < float(good[0]) == 3 / 9 and float(good[1:].std()) > 0 < float(reached[1:].std())
 
 
 def test_nearest_distance_by_brute_force():
