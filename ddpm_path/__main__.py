@@ -195,10 +195,11 @@ def sample(
         if not card["recipe"]["label_dropout"] > 0:
             raise ValueError(f"{name} was never trained without a label, to guide away from: leave --scale out")
         net = guided_network(net, classes, scale)
+    chain = trained.first == 1  # or an SDE, whose times are not whole
     if start is not None and not 1 <= start <= trained.T:
         raise ValueError(f"--start {start} is not a time of {name}: choose between 1 and {trained.T}")
-    grids: dict[str, Callable[[int, int], Sequence[float]]] = {
-        "uniform": schedule.uniform_times,
+    grids: dict[str, Callable[..., Sequence[float]]] = {
+        "uniform": schedule.uniform_times if chain else lambda start, n: schedule.even_times(trained, n, 1e-3, start),
         "leading": schedule.leading_times,
         "quadratic": schedule.quadratic_times,
         "ratio": lambda start, steps: schedule.ratio_times(trained, steps, start),
@@ -208,7 +209,8 @@ def sample(
     begin = start or trained.T
     scale, std = trained(begin)
     if sampler in MULTISTEP and std / scale > 40:  # too long a first step for a mixture of slopes: see notebook 15
-        late = round(float(trained.time_at(40.0)))
+        late = float(trained.time_at(40.0))
+        late = round(late) if chain else late
         draw, times = samplers.ddim_first(draw), [begin, *grids[grid](late, late if steps is None else steps - 1)]
     else:
         times = list(grids[grid](begin, begin if steps is None else steps))

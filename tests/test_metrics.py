@@ -13,12 +13,12 @@ from ddpm_path.lab.datasets import Images, digits
 from ddpm_path.lab.metrics import (
     Recogniser,
     Result,
-    _jitter,
     accuracy,
     balanced_labels,
     by_heart,
     coverage,
     frechet_distance,
+    jitter,
     kernel_difference,
     kernel_distance,
     loss_by_level,
@@ -94,7 +94,7 @@ def test_jitter_moves_each_image_by_a_pixel_at_most_and_fills_with_background():
     x = torch.randn(200, 2, 4, 5, generator=seeded(0))
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        moved = _jitter(x)
+        moved = jitter(x)
     padded, seen = nn.functional.pad(x, (1, 1, 1, 1), value=-1.0), set()
     for i in range(200):
         windows = {(r, c): padded[i, :, r : r + 4, c : c + 5] for r in range(3) for c in range(3)}

@@ -8,8 +8,10 @@ import pytest
 import torch
 
 from ddpm_path.lab import train
-from ddpm_path.lab.datasets import digits
+from ddpm_path.lab.datasets import digits, to_display
 from ddpm_path.lab.recipes import Recipe
+from ddpm_path.schedule import VP
+from ddpm_path.unet import UNet
 
 TINY = Recipe(
     "digits",
@@ -23,6 +25,18 @@ TINY = Recipe(
 @pytest.fixture(scope="module")
 def data():
     return digits(8)
+
+
+def spied(monkeypatch):
+    """What the loss is called with, step by step."""
+    calls, simple = [], train.simple
+
+    def spying(*arguments):
+        calls.append(arguments)
+        return simple(*arguments)
+
+    monkeypatch.setattr(train, "simple", spying)
+    return calls
 
 
 def quiet(monkeypatch):
@@ -39,6 +53,46 @@ def test_stratified_times_are_uniform_and_one_to_a_slice():
     assert counts[0] == 0 and len(counts) == T + 1  # both ends: 0 is data, T is trained
     # 100,000 draws over 50 times: 2,000 each, standard deviation at most 45 (less, for stratified draws).
     assert bool((counts[1:] - 2000).abs().max() < 5 * 45)
+
+
+def test_stratified_moments_are_uniform_between_their_ends_and_one_to_a_slice():
+    draw, batch, first = torch.Generator().manual_seed(0), 20, 0.25
+    times = torch.stack([train.stratified_moments(batch, first, 1.0, draw) for _ in range(5000)])  # (5000, batch)
+    slices = first + (1 - first) * torch.arange(batch) / batch
+    assert times.dtype == torch.float64
+    assert bool((times >= slices).all() and (times <= slices + (1 - first) / batch).all())
+    # Within its slice each is uniform: mean of 5,000 at 1/2, standard deviation sqrt(1 / 12 / 5000) = 0.0041.
+    assert bool((((times - slices) * batch / (1 - first)).mean(0) - 0.5).abs().max() < 5 * 0.0041)
+
+
+def test_a_network_of_an_sde_is_shown_the_sde_s_levels_on_a_chain_s_clock(data, monkeypatch):
+    """Times in [first, 1] make x_t by the SDE's own (scale, std), and the network is handed 1,000 t."""
+    quiet(monkeypatch)
+    recipe, handed, forward = replace(TINY, steps=3, betas="vp"), [], UNet.forward
+
+    def listening(self, x, t, label=None):
+        handed.append(t)
+        return forward(self, x, t, label)
+
+    monkeypatch.setattr(UNet, "forward", listening)
+    losses = spied(monkeypatch)
+    train.train(recipe, data)
+    assert all(schedule == VP() for _, _, schedule, *_ in losses)
+    for (*_, t, _), net_t in zip(losses, handed, strict=True):
+        assert bool((t >= 1e-5).all() and (t <= 1).all())
+        torch.testing.assert_close(net_t, 1000 * t)
+
+
+def test_training_on_dequantised_images_draws_afresh_within_each_pixel_s_bin(data, monkeypatch):
+    quiet(monkeypatch)
+    losses = spied(monkeypatch)
+    train.train(replace(TINY, steps=2, dequantise=True), data)
+    levels = [(x0 + 1) * 127.5 for *_, x0, _, _ in losses]
+    offsets = [level - level.round() for level in levels]
+    shown = {image.numpy().tobytes() for image in to_display(data.train)}
+    assert all(image.numpy().tobytes() in shown for *_, x0, _, _ in losses for image in to_display(x0))
+    assert all(0.2 < float(offset.std()) < 0.4 for offset in offsets)  # of a uniform number of width 1: 0.289
+    assert not torch.equal(offsets[0], offsets[1])
 
 
 def test_learning_rate_rises_to_its_peak_and_falls_to_zero():
@@ -72,13 +126,13 @@ def test_every_epoch_is_a_new_order_of_all_images():
 
 def test_labels_are_dropped_example_by_example(data, monkeypatch):
     seen = []
-    real = train.simple
+    real = train.recipes.LOSSES["simple"]
 
     def spy(net, *arguments):
         seen.append(net.keywords["label"] == 10)
         return real(net, *arguments)
 
-    monkeypatch.setattr(train, "simple", spy)
+    monkeypatch.setitem(train.recipes.LOSSES, "simple", spy)
     train.train(replace(TINY, steps=30, label_dropout=0.3), data)
     dropped = torch.stack(seen).double()  # (30, 16)
     assert abs(dropped.mean() - 0.3) < 4 * math.sqrt(0.3 * 0.7 / dropped.numel())

@@ -63,8 +63,10 @@ def test_shipped_cards_tell_the_recipe_that_makes_them(name):
     if name == "digits-live":  # trained in notebook 04 each time, never shipped
         assert name not in zoo.names()
         return
+    if name.startswith("compare-") and name not in zoo.names():  # in training
+        return
     recipe = {**recipes.RECIPES, **recipes.RECOGNISERS}[name]
-    assert zoo.card(name)["recipe"] == json.loads(json.dumps(recipe, default=vars))
+    assert type(recipe)(**zoo.card(name)["recipe"]) == recipe  # a card older than a field has that field's default
 
 
 def test_a_damaged_card_or_the_wrong_kind_is_named(saved):

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from ddpm_path.exact import FiniteData, GaussianMixture
 from ddpm_path.gaussian import q_sample
-from ddpm_path.guidance import clip_x0
+from ddpm_path.guidance import Classifier, clip_x0
 from ddpm_path.lab.datasets import Images, check_images
 from ddpm_path.losses import Network
 from ddpm_path.samplers import Sampler, ancestral, last, start_noise
@@ -88,7 +88,7 @@ def train_recogniser(data: Images, epochs: int, seed: int = 0, batch: int = 64, 
             if step % (len(data.train) // batch) == 0:
                 order = torch.randperm(len(data.train))
             at = order[batch * (step % (len(data.train) // batch)) :][:batch]
-            loss = F.nll_loss(net(_jitter(data.train[at])), data.train_labels[at])
+            loss = F.nll_loss(net(jitter(data.train[at])), data.train_labels[at])
             optimiser.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()
@@ -96,7 +96,7 @@ def train_recogniser(data: Images, epochs: int, seed: int = 0, batch: int = 64, 
     return net.eval()
 
 
-def _jitter(x: Tensor) -> Tensor:
+def jitter(x: Tensor) -> Tensor:
     """Each image shifted by -1, 0 or 1 pixel in both directions; what comes in is background."""
     padded = F.pad(x, (1, 1, 1, 1), value=-1.0)
     H, W = x.shape[2:]
@@ -244,6 +244,22 @@ def loss_by_level(
     return torch.stack(errors)
 
 
+@torch.no_grad()
+def accuracy_by_level(
+    classifier: Classifier, schedule: Schedule, images: Tensor, labels: Tensor, times: Sequence[float], seed: int = 0
+) -> Tensor:
+    """The share of noised images whose most likely class is their label, at each time, (len(times),)."""
+    eps = torch.randn(images.shape, generator=torch.Generator().manual_seed(seed))
+    shares = []
+    for t in times:
+        batch = torch.full((len(images),), float(t))
+        x = q_sample(images, eps, schedule(batch))
+        parts = (slice(i, i + 500) for i in range(0, len(x), 500))
+        seen = torch.cat([classifier(x[part], batch[part]).argmax(1) for part in parts])
+        shares.append((seen == labels).float().mean())
+    return torch.stack(shares)
+
+
 def by_heart(data: Images, schedule: Schedule) -> Network:
     """The finite-set optimum: what a network that knew all training images by heart would answer to x, t and label."""
     everything = FiniteData(data.train).eps_fn(schedule)
@@ -259,6 +275,17 @@ def by_heart(data: Images, schedule: Schedule) -> Network:
         return eps
 
     return eps_net
+
+
+def by_heart_classifier(data: Images, schedule: Schedule) -> Classifier:
+    """The class posterior of the training set, known by heart: log p_t(class | x), (B, classes), float64."""
+    worlds = [FiniteData(data.train[data.train_labels == k]) for k in range(len(data.classes))]
+    sizes = torch.tensor([float(len(world.data)) for world in worlds], dtype=torch.float64)
+
+    def classifier(x: Tensor, t: Tensor) -> Tensor:
+        return (torch.stack([world.log_prob(x, schedule(t)) for world in worlds], 1) + sizes.log()).log_softmax(1)
+
+    return classifier
 
 
 def balanced_labels(n: int, classes: int) -> Tensor | None:

@@ -14,16 +14,20 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from ddpm_path.classifier import NoisyClassifier
+from ddpm_path.gaussian import q_sample
+from ddpm_path.guidance import Classifier
 from ddpm_path.lab import metrics, plots, recipes, zoo
-from ddpm_path.lab.datasets import DATASETS, Images, check_images
+from ddpm_path.lab.datasets import DATASETS, Images, check_images, dequantise
 from ddpm_path.lab.errors import unknown
 from ddpm_path.lab.files import replacing
-from ddpm_path.lab.recipes import Recipe
-from ddpm_path.losses import Network, as_eps, simple
-from ddpm_path.schedule import Discrete, uniform_times
+from ddpm_path.lab.recipes import ClassifierRecipe, Recipe
+from ddpm_path.losses import Network, as_eps, on_clock
+from ddpm_path.schedule import Schedule
 from ddpm_path.unet import UNet
 
 
@@ -68,7 +72,12 @@ def train(recipe: Recipe, data: Images, folder: Path | None = None, save_every: 
         folder.mkdir(parents=True, exist_ok=True)
         log = _resume(folder, recipe, net, ema, optimiser)
     schedule, prediction = recipe.schedule(), recipes.PREDICTIONS[recipe.prediction]
+    objective = recipes.LOSSES[recipe.loss]
     images, labels = data.train.to(device), data.train_labels.to(device)
+    asked = on_clock(net, recipe.T / schedule.T)
+    draw_times = partial(stratified_times, recipe.batch, recipe.T)
+    if recipe.betas in recipes.SDES:
+        draw_times = partial(stratified_moments, recipe.batch, schedule.first, schedule.T)
 
     first, earlier, began = len(log), log[-1].seconds if log else 0.0, time.perf_counter()
     steps = tqdm(range(first, recipe.steps), initial=first, total=recipe.steps, desc="training", unit="step")
@@ -78,15 +87,16 @@ def train(recipe: Recipe, data: Images, folder: Path | None = None, save_every: 
             torch.manual_seed(step_seed ^ 0x5EED)  # for dropout
             draw = torch.Generator().manual_seed(step_seed)
             at = _batch(step, recipe, len(images)).to(device)
-            t = stratified_times(recipe.batch, recipe.T, draw)
+            t = draw_times(draw)
             eps = torch.randn(recipe.batch, *images.shape[1:], generator=draw).to(device)
             dropped = torch.rand(recipe.batch, generator=draw).to(device) < recipe.label_dropout
             label = labels[at].masked_fill(dropped, net.classes) if net.classes else None
+            x0 = dequantise(images[at], draw) if recipe.dequantise else images[at]
 
             lr = learning_rate(step, recipe)
             for group in optimiser.param_groups:
                 group["lr"] = lr
-            loss = simple(partial(net, label=label), prediction, schedule, images[at], t, eps).mean()
+            loss = objective(partial(asked, label=label), prediction, schedule, x0, t, eps).mean()
             optimiser.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             grad_norm = torch.nn.utils.clip_grad_norm_(net.parameters(), recipe.clip)
@@ -111,6 +121,38 @@ def train(recipe: Recipe, data: Images, folder: Path | None = None, save_every: 
             if folder is not None and (done % (4 * save_every) == 0 or end):
                 _picture(folder / f"samples-{done:06d}.png", recipe, data, net, ema)
     return Trained(net.eval(), ema.eval(), log)
+
+
+def train_classifier(recipe: ClassifierRecipe, data: Images) -> NoisyClassifier:
+    """A classifier of noisy images: cross-entropy on x_t at stratified times [Dhariwal 2021, sec. 4].
+
+    Shows a progress bar. Images are shifted by up to a pixel, where ADM crops them at random. FloatingPointError at
+    the first loss that is not finite.
+    """
+    check_images(data.train)
+    device, schedule = torch.device("cuda" if torch.cuda.is_available() else "cpu"), recipe.schedule()
+    with torch.random.fork_rng():
+        torch.manual_seed(recipe.seed)  # also for dropout
+        draw = torch.Generator().manual_seed(recipe.seed)
+        net = recipe.network().to(device)
+        optimiser = torch.optim.AdamW(net.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay)
+        steps = tqdm(range(recipe.steps), desc="training", unit="step")
+        for step in steps:
+            at = _batch(step, recipe, len(data.train))
+            t = stratified_times(recipe.batch, recipe.last, draw)
+            x0 = metrics.jitter(data.train[at])
+            x = q_sample(x0, torch.randn(x0.shape, generator=draw), schedule(t)).to(device)
+            loss = F.nll_loss(net(x, t), data.train_labels[at].to(device))
+            if not bool(loss.isfinite()):
+                raise FloatingPointError(f"loss {loss.item()} at step {step}: lower lr = {recipe.lr:g}")
+            left = 1 - step / recipe.steps
+            optimiser.param_groups[0]["lr"] = recipe.lr * min(left, (step + 1) / recipe.warmup)
+            optimiser.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimiser.step()
+            if step % 50 == 49:
+                steps.set_postfix_str(f"loss {loss.item():.3f}")
+    return net.cpu().eval().requires_grad_(False)
 
 
 def maximise(
@@ -141,6 +183,12 @@ def stratified_times(batch: int, T: int, generator: torch.Generator) -> Tensor:
     return (1 + (u.double() * T).floor()).clamp(max=T)
 
 
+def stratified_moments(batch: int, first: float, last: float, generator: torch.Generator) -> Tensor:
+    """As `stratified_times`, on an SDE: real times in [first, last], (batch,) float64."""
+    u = (torch.arange(batch) + torch.rand(batch, generator=generator, dtype=torch.float64)) / batch
+    return first + (last - first) * u
+
+
 def learning_rate(step: int, recipe: Recipe) -> float:
     """A linear rise over the warm-up (never 0), then a half cosine down to 0; all of it again after a restart."""
     start, end = (recipe.restart, recipe.steps) if step >= recipe.restart else (0, recipe.restart)
@@ -160,7 +208,7 @@ def update_ema(ema: torch.nn.Module, net: torch.nn.Module, step: int, decay: flo
     torch._foreach_lerp_(list(ema.parameters()), list(net.parameters()), weight)
 
 
-def _batch(step: int, recipe: Recipe, n: int) -> Tensor:
+def _batch(step: int, recipe: Recipe | ClassifierRecipe, n: int) -> Tensor:
     """The indices of this step's images: a fresh order each epoch, the remainder left out."""
     epoch, i = divmod(step, n // recipe.batch)
     order = torch.randperm(n, generator=torch.Generator().manual_seed((recipe.seed + 7919 * (epoch + 1)) % 2**32))
@@ -184,11 +232,11 @@ def _save(folder: Path, recipe: Recipe, net: UNet, ema: UNet, optimiser: torch.o
 
 def _picture(path: Path, recipe: Recipe, data: Images, net: UNet, ema: UNet) -> None:
     """One fixed-seed grid, to see a run improve: two rows of the raw network, two of the average."""
-    schedule, times = recipe.schedule(), uniform_times(recipe.T, min(25, recipe.T))
+    schedule, times = recipe.schedule(), recipe.times(25)
     shape, labels, rows = data.train.shape[1:], metrics.balanced_labels(20, net.classes), []
     for weights in (net, ema):
         eval_net = copy.deepcopy(weights).cpu().eval()
-        eps_net = as_eps(eval_net, recipes.PREDICTIONS[recipe.prediction], schedule)
+        eps_net = as_eps(on_clock(eval_net, recipe.T / schedule.T), recipes.PREDICTIONS[recipe.prediction], schedule)
         rows.append(metrics.sample(eps_net, schedule, 20, shape, times, 0, labels))
     plots.save(plots.grid(torch.cat(rows)), path)
 
@@ -220,8 +268,12 @@ def train_recipe(name: str, folder: Path, steps: int | None = None) -> None:
             raise ValueError(f"{name} trains in epochs, within minutes: leave --steps out")
         _train_recogniser(name, folder)
         return
+    if name in recipes.CLASSIFIERS:
+        recipe_of = recipes.CLASSIFIERS[name]
+        _train_classifier(name, recipe_of if steps is None else replace(recipe_of, steps=steps), folder)
+        return
     if name not in recipes.RECIPES:
-        raise unknown("recipe", name, [*recipes.RECIPES, *recipes.RECOGNISERS])
+        raise unknown("recipe", name, [*recipes.RECIPES, *recipes.RECOGNISERS, *recipes.CLASSIFIERS])
     recipe = recipes.RECIPES[name]
     if steps is not None:
         recipe = replace(recipe, steps=steps)
@@ -247,16 +299,19 @@ def measure(name: str, folder: Path, data: Images) -> None:
     """Measure a model as it lies in `folder`, in half precision, and write the results into its card."""
     net, card = zoo.load_network(name, folder)
     eps_net, schedule = zoo.load(name, folder)
+    recipe = Recipe(**card["recipe"])
 
-    times = [1, 10, 50, *range(100, schedule.T + 1, 100)]
+    times = [t / recipe.T * schedule.T for t in (1, 10, 50, *range(100, recipe.T + 1, 100))]
     table = eps_by_level(eps_net, schedule, data, times, labelled=net.classes > 0)
-    print("eps error by noise level (doing nothing: 1)\n" + " ".join(f"{t:>9}" for t in ["t", *times]))
+    print(
+        "eps error by noise level (doing nothing: 1)\n" + " ".join(f"{t:>9}" for t in ["t", *(f"{t:g}" for t in times)])
+    )
     for label, row in table.items():
         print(f"{label:>9} " + " ".join(f"{v:9.4f}" for v in row.tolist()))
     plots.save(plots.loss_by_level(times, table), folder / "loss-by-level.png")
 
-    settings: metrics.Settings = {"weights": "ema", "sampler": "ancestral", "steps": min(50, schedule.T), "seed": 0}
-    grid, labels = uniform_times(schedule.T, min(50, schedule.T)), metrics.balanced_labels(2000, net.classes)
+    grid, labels = recipe.times(50), metrics.balanced_labels(2000, net.classes)
+    settings: metrics.Settings = {"weights": "ema", "sampler": "ancestral", "steps": len(grid) - 1, "seed": 0}
     samples = metrics.sample(eps_net, schedule, 2000, data.train.shape[1:], grid, 0, labels)
     plots.save(plots.grid(samples[:100]), folder / "samples.png")
     results = metrics.quality(zoo.load_recogniser(f"{data.name}-recogniser"), data, samples, labels, settings)
@@ -266,7 +321,7 @@ def measure(name: str, folder: Path, data: Images) -> None:
 
 
 def eps_by_level(
-    eps_net: Network, schedule: Discrete, data: Images, times: Sequence[float], labelled: bool = True
+    eps_net: Network, schedule: Schedule, data: Images, times: Sequence[float], labelled: bool = True
 ) -> dict[str, Tensor]:
     """The eps error of a network on training and test images, beside the training set's own optimum."""
     n = min(256, len(data.test))
@@ -279,6 +334,33 @@ def eps_by_level(
         "test": error(eps_net, data.test, data.test_labels),
         "by heart": error(metrics.by_heart(data, schedule), data.train, data.train_labels),
     }
+
+
+def _train_classifier(name: str, recipe: ClassifierRecipe, folder: Path) -> None:
+    """Train, save, and measure what was saved: accuracy by noise level on test images, beside the training set's."""
+    data, began = DATASETS[recipe.data](), time.perf_counter()
+    net = train_classifier(recipe, data)
+    card = {
+        "kind": "classifier",
+        "recipe": asdict(recipe),
+        "data_digest": data.digest,
+        "parameters": sum(p.numel() for p in net.parameters()),
+        "seconds": round(time.perf_counter() - began),
+        "hardware": hardware(),
+        "torch": torch.__version__,
+    }
+    zoo.save(name, net, card, folder)
+    net, schedule = zoo.load_classifier(name, folder)
+    times, n = [1, 50, *range(100, recipe.T + 1, 100)], 1000
+    rows: dict[str, Classifier] = {"classifier": net, "by heart": metrics.by_heart_classifier(data, schedule)}
+    table = {
+        row: metrics.accuracy_by_level(answers, schedule, data.test[:n], data.test_labels[:n], times)
+        for row, answers in rows.items()
+    }
+    shares = {row: [round(share, 4) for share in accuracies.tolist()] for row, accuracies in table.items()}
+    accuracy: dict[str, object] = {"n": min(n, len(data.test)), "split": "test", "times": times} | shares
+    print(f"{name}: accuracy by noise level {accuracy}")
+    zoo.save(name, net, card | {"accuracy": accuracy}, folder)
 
 
 def hardware() -> str:

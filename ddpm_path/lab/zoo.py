@@ -10,13 +10,14 @@ from safetensors.torch import load as unpack
 from safetensors.torch import save as pack
 from torch import nn
 
+from ddpm_path.classifier import NoisyClassifier
 from ddpm_path.lab.datasets import DATA
 from ddpm_path.lab.errors import unknown
 from ddpm_path.lab.files import replacing
 from ddpm_path.lab.metrics import Recogniser
-from ddpm_path.lab.recipes import PREDICTIONS, Recipe
-from ddpm_path.losses import Network, as_eps
-from ddpm_path.schedule import Discrete
+from ddpm_path.lab.recipes import PREDICTIONS, ClassifierRecipe, Recipe
+from ddpm_path.losses import Network, as_eps, on_clock
+from ddpm_path.schedule import Schedule
 from ddpm_path.unet import UNet
 
 ZOO = DATA / "zoo"
@@ -44,13 +45,13 @@ def load_network(name: str, folder: Path = ZOO) -> tuple[UNet, Card]:
     """The bare network in float32, for inference, and its card; ValueError if the weights are damaged."""
     content = card(name, folder)
     if content["kind"] != "diffusion":
-        raise ValueError(f"{name!r} is a classifier for the metrics, not a diffusion model: use load_recogniser")
+        raise ValueError(f"{name!r} is a {content['kind']}, not a diffusion model: use load_{content['kind']}")
     net = Recipe(**content["recipe"]).network()
     _fill(net, name, content, folder)
     return net, content
 
 
-def load(name: str, folder: Path = ZOO) -> tuple[Network, Discrete]:
+def load(name: str, folder: Path = ZOO) -> tuple[Network, Schedule]:
     """A noise predictor, net(x, t, label=None) -> eps, and the schedule that it was trained on.
 
     Labels are class indices (B,); leave them out for the null label. ValueError for an unknown name, and if the
@@ -59,17 +60,28 @@ def load(name: str, folder: Path = ZOO) -> tuple[Network, Discrete]:
     net, content = load_network(name, folder)
     recipe = Recipe(**content["recipe"])
     schedule = recipe.schedule()
-    return as_eps(net, PREDICTIONS[recipe.prediction], schedule), schedule
+    return as_eps(on_clock(net, recipe.T / schedule.T), PREDICTIONS[recipe.prediction], schedule), schedule
 
 
 def load_recogniser(name: str, folder: Path = ZOO) -> Recogniser:
     """A small classifier of real images, for the metrics."""
     content = card(name, folder)
     if content["kind"] != "recogniser":
-        raise ValueError(f"{name!r} is a diffusion model, not a classifier: use load")
+        raise ValueError(f"{name!r} is a {content['kind']} model, not a classifier of real images: use load")
     net = Recogniser(**content["recipe"]["net"])
     _fill(net, name, content, folder)
     return net
+
+
+def load_classifier(name: str, folder: Path = ZOO) -> tuple[NoisyClassifier, Schedule]:
+    """A classifier of noisy images, to guide with, and the schedule whose times it knows: the guided model's."""
+    content = card(name, folder)
+    if content["kind"] != "classifier":
+        raise ValueError(f"{name!r} is a {content['kind']} model, not a classifier of noisy images: it has no t")
+    recipe = ClassifierRecipe(**content["recipe"])
+    net = recipe.network()
+    _fill(net, name, content, folder)
+    return net, recipe.schedule()
 
 
 def save(name: str, net: nn.Module, content: Card, folder: Path) -> None:

@@ -1,12 +1,13 @@
 """Every claim on record, in the path's order: its protocol, written before it was measured, and the outcome."""
 
-from ddpm_path.lab.record import ddim, ddpm, early, free, guided, improved, pndm, score, unet
+from ddpm_path.lab.record import ddim, ddpm, early, free, guided, improved, pndm, score, sde, unet
 from ddpm_path.lab.record.claim import Claim, State
 
 CLAIMS: tuple[Claim, ...] = (
     *early.CLAIMS,
     *ddpm.CLAIMS,
     *score.CLAIMS,
+    *sde.CLAIMS,
     *unet.CLAIMS,
     *ddim.CLAIMS,
     *improved.CLAIMS,

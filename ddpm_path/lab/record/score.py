@@ -1,4 +1,4 @@
-"""Claims of 06_score_matching and 07_score_sde."""
+"""Claims of 06_score_matching."""
 
 from ddpm_path.lab.record.claim import Claim
 
