@@ -136,20 +136,23 @@ def clip_x0(eps_fn: EpsFn, schedule: Schedule, low: float = -1.0, high: float = 
 
 
 def threshold_x0(eps_fn: EpsFn, schedule: Schedule, percentile: float = 0.995) -> EpsFn:
-    """Dynamic thresholding: clip each sample's x_0 to its own percentile s of |x_0|, then divide by s [Saharia 2022].
+    """Hold the estimate of x_0 in range by `dynamic_threshold` [Saharia 2022, sec. 2.3].
 
-    s is at least 1, so estimates within [-1, 1] are left alone; large guidance scales push many pixels beyond, and
-    clipping would saturate them. ValueError for a percentile outside (0, 1].
+    Large guidance scales push many pixels beyond the range, and clipping saturates them all. ValueError for a
+    percentile outside (0, 1].
     """
     if not 0 < percentile <= 1:
         raise ValueError(f"a percentile is a share of the pixels in (0, 1], 0.995 say; got {percentile}")
+    return _on_x0(eps_fn, schedule, lambda x0: dynamic_threshold(x0, percentile))
 
-    def thresholded(x0: Tensor) -> Tensor:
-        s = torch.quantile(x0.flatten(1).abs(), percentile, dim=1).clamp(min=1)  # (B,)
-        s = expand(s, x0)
-        return x0.clamp(-s, s) / s
 
-    return _on_x0(eps_fn, schedule, thresholded)
+def dynamic_threshold(x0: Tensor, percentile: float) -> Tensor:
+    """Each sample of x0 (B, ...) clipped to s, its own percentile of |x_0|, and divided by s [Saharia 2022, sec. 2.3].
+
+    s is at least 1: a sample within [-1, 1] is left alone.
+    """
+    s = expand(torch.quantile(x0.flatten(1).abs(), percentile, dim=1).clamp(min=1), x0)
+    return x0.clamp(-s, s) / s
 
 
 def _lerp(start: Tensor, end: Tensor, weight: float) -> Tensor:

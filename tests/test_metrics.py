@@ -14,6 +14,7 @@ from ddpm_path.lab.metrics import (
     Recogniser,
     Result,
     accuracy,
+    at_coverage,
     balanced_labels,
     by_heart,
     coverage,
@@ -155,6 +156,15 @@ def test_naeem2020_trade_off_by_drawing_the_rows_again():
         close(good[i], recognised(Says(), images[at], labels[at])[0])
         close(reached[i], coverage(real, images[at]))
     assert 0 < float(good[0]) == 3 / 9 and float(good[1:].std()) > 0 < float(reached[1:].std())
+
+
+def test_a_curve_is_read_at_a_coverage_draw_by_draw():
+    """Points (0.9, 0.5), (0.5, 0.9), (0.7, 0.6) in the first draw; beyond the ends their own share."""
+    good = torch.tensor([[0.5, 0.9, 0.6], [0.1, 0.2, 0.3]]).double()
+    cover = torch.tensor([[0.9, 0.5, 0.7], [0.4, 0.8, 0.6]]).double()
+    curve = list(zip(good.T, cover.T, strict=True))
+    for level, expected in (([0.6, 0.5], [0.75, 0.2]), ([0.8, 0.7], [0.55, 0.25]), ([0.1, 0.9], [0.9, 0.2])):
+        close(at_coverage(curve, torch.tensor(level)), expected, rtol=1e-6)
 
 
 def test_nearest_distance_by_brute_force():

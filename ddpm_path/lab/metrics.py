@@ -8,6 +8,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -148,6 +149,17 @@ def trade_off(
     taken = _draws(len(samples), draws, seed)  # (1 + draws, n)
     reached = _reached(real, samples).double() @ (taken > 0).double().T  # (real, 1 + draws)
     return taken @ good / len(samples), (reached > 0).double().mean(0)
+
+
+def at_coverage(curve: Sequence[tuple[Tensor, Tensor]], level: Tensor) -> Tensor:
+    """The share recognised where a curve of `trade_off`s has the coverage `level` (1 + draws,), draw by draw, linearly.
+
+    Beyond the curve's ends it is that of the end.
+    """
+    good, cover = (torch.stack(column, 1).numpy() for column in zip(*curve, strict=True))  # (1 + draws, points)
+    orders = cover.argsort(1)
+    draws = zip(level.tolist(), cover, good, orders, strict=True)
+    return torch.tensor([float(np.interp(x, c[order], g[order])) for x, c, g, order in draws]).double()
 
 
 def nearest(images: Tensor, training: Tensor, chunk: int = 5000) -> Tensor:

@@ -4,6 +4,7 @@ from ddpm_path.lab.exercises.checking import Exercise, check
 from ddpm_path.lab.exercises.ddim import SLERP, STEP_OF_ETA
 from ddpm_path.lab.exercises.ddpm import MARGINAL_FROM_CHAIN, MEAN_FROM_EPS, POSTERIOR_MEAN, TRAINING_PAIR
 from ddpm_path.lab.exercises.early import BIT_MARGINAL, GAUSSIAN_PRODUCT
+from ddpm_path.lab.exercises.free import DROPPED_CONDITION, DYNAMIC_THRESHOLD
 from ddpm_path.lab.exercises.pndm import MULTISTEP_WEIGHTS, TRANSFER
 from ddpm_path.lab.exercises.vae import IMPORTANCE_BOUND, KL_OF_NORMALS
 
@@ -18,12 +19,16 @@ EXERCISES: tuple[Exercise, ...] = (
     TRAINING_PAIR,
     STEP_OF_ETA,
     SLERP,
+    DROPPED_CONDITION,
+    DYNAMIC_THRESHOLD,
     TRANSFER,
     MULTISTEP_WEIGHTS,
 )
 
 __all__ = [
     "BIT_MARGINAL",
+    "DROPPED_CONDITION",
+    "DYNAMIC_THRESHOLD",
     "EXERCISES",
     "GAUSSIAN_PRODUCT",
     "IMPORTANCE_BOUND",
