@@ -15,7 +15,7 @@
 #
 # Classifier guidance wants a second network, trained on noise. [Ho and Salimans](https://arxiv.org/abs/2207.12598)
 # (2022) want none: *one* model learns eps with the label and, now and then, without it. The difference of its two
-# answers is what the label adds, and can be added again. Text-to-image models are steered this way.
+# answers is what the label adds, and can be added again.
 #
 # Reading: the paper. You need 11 and 13.
 
@@ -192,14 +192,14 @@ claims.measure("free-coverage", (cover1 - cover8)[0], (cover1 - cover8)[1:].std(
 claims.measure("free-against-classifier", better[0] + 2 * better[1:].std(), 0.0, f"difference {better[0]:+.3f}")
 
 # %% [markdown]
-# **You should see** doubt fall with coverage. Nearly all digits are recognised even unguided, so a hundred samples
-# cannot tell how many more are; `benchmarks/guidance.md` takes more, and MNIST.
+# **You should see** doubt fall with coverage. Nearly all digits are recognised unguided; a hundred samples cannot tell
+# how many more are. `benchmarks/guidance.md` takes more, and MNIST.
 #
 # ## Out of range
 #
 # A large scale throws the estimate of $x_0$ out of $[-1, 1]$. Clipping ends that. *Dynamic thresholding* [Saharia 2022]
-# divides each image by a high percentile of its $|x_0|$ instead, so that bright pixels keep their differences. Guidance
-# comes first: two clipped answers, guided, are out of range again.
+# divides each image by a high percentile of its $|x_0|$ instead. Guidance comes first: two clipped answers, guided, are
+# out of range again.
 #
 # *Predict:* at which times is the trouble worst? Which rows at scale 8 suffer?
 
@@ -220,9 +220,9 @@ dynamic = draw(partial(network(net, 8), label=labels), guidance.threshold_x0)
 claims.measure("free-dynamic", *nearer(free[8], dynamic))
 
 # %% [markdown]
-# **You should see** half of the pixels out of range at first. Clipping first does little harm in the end: near data both
-# answers agree. Dynamic thresholding spoils these images. It was made for photographs; here the background is $-1$ to
-# the last pixel, and what divides the strokes greys that.
+# **You should see** half of the pixels out of range at first. Clipping first does little harm in the end: near data
+# both answers agree. Dynamic thresholding spoils these images. It was made for photographs; here the background is $-1$
+# to the last pixel, and what divides the strokes greys that.
 #
 # ## When to guide, and what it costs
 #
