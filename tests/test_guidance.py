@@ -7,7 +7,7 @@ import torch
 from helpers import COSINE, LINEAR, close, gaussian_eps, rand, randn, seeded, skewed_mixture
 
 from ddpm_path.exact import isotropic_mixture
-from ddpm_path.gaussian import fixed_large, fixed_small, q_sample, x0_from_eps
+from ddpm_path.gaussian import eps_from_v, fixed_large, fixed_small, q_sample, v_from_x0_eps, x0_from_eps
 from ddpm_path.guidance import (
     class_score,
     classifier_free,
@@ -315,6 +315,8 @@ def test_ho2022_a_trained_network_answers_the_same_in_one_call(scale):
             partial(guided_network(net, 10, scale), label=labels),
         ):
             torch.testing.assert_close(guided(x, t), apart, rtol=0, atol=1e-5 * (1 + 2 * abs(scale)))
+        nowhere = classifier_free_batched(net, null, null, scale)(x, t)  # whatever the scale
+        torch.testing.assert_close(nowhere, net(x, t), rtol=0, atol=1e-5 * (1 + 2 * abs(scale)))
 
 
 @pytest.mark.parametrize(
@@ -356,8 +358,24 @@ def test_guidance_within_an_interval_of_noise():
 
 
 def test_the_outermost_function_has_the_last_word():
+    """Guided, then limited, x_0 is in range; limited, then guided, it is out again."""
     cond, uncond = gaussian_eps(0.9, 0.01, LINEAR), gaussian_eps(-0.2, 0.2, LINEAR)
     x, t = noisy(), T
-    outside = implied_x0(clip_x0(classifier_free(cond, uncond, 5.0), LINEAR), x, t)
-    inside = implied_x0(classifier_free(clip_x0(cond, LINEAR), clip_x0(uncond, LINEAR), 5.0), x, t)
-    assert float(outside.abs().max()) < 1 + 1e-9 < 1.5 < float(inside.abs().max())
+    for limit in (clip_x0, threshold_x0):
+        outside = implied_x0(limit(classifier_free(cond, uncond, 5.0), LINEAR), x, t)
+        inside = implied_x0(classifier_free(limit(cond, LINEAR), limit(uncond, LINEAR), 5.0), x, t)
+        assert float(outside.abs().max()) < 1 + 1e-9 < 1.5 < float(inside.abs().max())
+
+
+@pytest.mark.parametrize("scale", [-1.0, 0.4, 3.0])
+def test_guidance_commutes_with_conversions_but_not_with_clipping(scale):
+    """Guiding eps, x_0 or v is one thing, all being linear in one another; clipped estimates of x_0 are not."""
+    x, (u, c), now = noisy(), (randn(4, 3, 5, seed=k) for k in (7, 8)), LINEAR(T)
+    guided = classifier_free(lambda x, t: c, lambda x, t: u, scale)(x, T)
+    x0_u, x0_c = (x0_from_eps(x, eps, now) for eps in (u, c))
+    x0 = x0_u + scale * (x0_c - x0_u)
+    close(x0_from_eps(x, guided, now), x0, rtol=1e-9, atol=1e-9)
+    v_u, v_c = (v_from_x0_eps(*pair, now) for pair in ((x0_u, u), (x0_c, c)))
+    close(eps_from_v(x, v_u + scale * (v_c - v_u), now), guided, rtol=1e-9, atol=1e-9)
+    clipped = x0_u.clamp(-1, 1) + scale * (x0_c.clamp(-1, 1) - x0_u.clamp(-1, 1))
+    assert float((clipped - x0.clamp(-1, 1)).abs().max()) > 0.1
