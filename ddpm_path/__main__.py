@@ -1,4 +1,4 @@
-"""The command line: list the path, run it, train a model, draw samples."""
+"""The command line: list the path, run it, train a model, draw samples, evaluate."""
 
 import argparse
 import math
@@ -21,8 +21,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(listing())
         elif options.command == "run":
             return run(options.notebooks)
+        elif options.command == "doctor":
+            return doctor()
         elif options.command == "train":
             train(options.name, options.out or Path("build/train") / options.name, options.steps)
+        elif options.command == "evaluate":
+            del options.command
+            evaluate(**vars(options))
         else:
             del options.command
             sample(**vars(options))
@@ -46,8 +51,10 @@ def _parser() -> argparse.ArgumentParser:
     path = commands.add_parser("run", help="execute notebooks; pages and index.html go to build/path/")
     path.add_argument("notebooks", nargs="*", metavar="NN", help="numbers or names of notebooks; all if none are given")
 
+    commands.add_parser("doctor", help="look for what is missing or wrong on this machine, and how to mend it")
+
     training = commands.add_parser("train", help="make a shipped model again")
-    training.add_argument("name", metavar="NAME", help="a recipe: digits, mnist, digits-recogniser, mnist-recogniser")
+    training.add_argument("name", metavar="NAME", help="a recipe: digits, digits-recogniser, mnist-classifier, ...")
     training.add_argument("--out", type=Path, help="folder (default: build/train/NAME)")
     training.add_argument("--steps", type=_positive, help="training steps (default: the recipe's)")
 
@@ -67,6 +74,16 @@ def _parser() -> argparse.ArgumentParser:
     sampling.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
     sampling.add_argument("--n", type=_positive, default=16, help="number of samples (default: %(default)s)")
     sampling.add_argument("--out", type=Path, default=Path("grid.png"), help="PNG file (default: %(default)s)")
+
+    judging = commands.add_parser("evaluate", help="bits/dim, a distance, recognition and guards of a shipped model")
+    judging.add_argument("name", metavar="NAME", help="a diffusion model of the zoo: digits, mnist, ...")
+    judging.add_argument("--images", type=_positive, default=100, help="that are coded (default: %(default)s)")
+    judging.add_argument("--samples", type=_positive, default=500, help="that are drawn (default: %(default)s)")
+    judging.add_argument("--steps", type=_positive, default=25, help="of the sampler (default: %(default)s)")
+    judging.add_argument("--variance", help="of the bound: small or large (default: the model's own, or else large)")
+    judging.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
+    judging.add_argument("--save", type=Path, metavar="FILE.json", help="write the results, for a later --against")
+    judging.add_argument("--against", metavar="OTHER", help="compare with FILE.json, or with a model measured alike")
     return parser
 
 
@@ -127,6 +144,15 @@ def run(names: Sequence[str]) -> int:
     from ddpm_path.lab import runner
 
     return runner.run(names, notebooks, notebooks.parent / "build" / "path")
+
+
+def doctor() -> int:
+    """Print what this machine has; status 1 if there is a problem."""
+    from ddpm_path.lab.doctor import examine, report
+
+    findings = examine()
+    print(report(findings))
+    return int(any(finding.remedy for finding in findings))
 
 
 def train(name: str, out: Path, steps: int | None) -> None:
@@ -219,6 +245,35 @@ def sample(
     images = metrics.sample(net, trained, n, shape, times, seed, labels, draw)
     plots.save(plots.grid(images, min(n, 8)), out)
     print(f"{n} samples of {name}, {len(times) - 1} steps of {sampler} from t = {times[0]:g}, seed {seed}: {out}")
+
+
+def evaluate(
+    name: str,
+    images: int,
+    samples: int,
+    steps: int,
+    variance: str | None,
+    seed: int,
+    save: Path | None,
+    against: str | None,
+) -> None:
+    """Print a model's results with their settings, and its differences from another; ValueError if they differ."""
+    from functools import partial
+
+    from ddpm_path.lab import evaluation
+
+    measure = partial(evaluation.evaluate, images=images, samples=samples, steps=steps, variance=variance, seed=seed)
+    # A file is read before the work.
+    other = evaluation.read(Path(against)) if against and against.endswith(".json") else None
+    mine = measure(name)
+    print(evaluation.report(mine))
+    if save is not None:
+        evaluation.save(mine, save)
+    if against is not None:
+        if other is None:
+            other = measure(against)
+            print(evaluation.report(other))
+        print(evaluation.comparison(mine, other))
 
 
 def _class(label: str, classes: Sequence[str]) -> int:

@@ -7,20 +7,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from ddpm_path.unet import Attention, AttentiveBlock, ResBlock, time_embedding
-
-
-class HalvingBlock(ResBlock):
-    """A residual block that halves the map: between activation and convolution, and on the skip [Dhariwal 2021]."""
-
-    def forward(self, x: Tensor, cond: Tensor) -> Tensor:
-        """x (B, C, H, W) and the activated condition (B, cond) to (B, out_channels, H / 2, W / 2)."""
-        h = self.conv1(F.avg_pool2d(F.silu(self.norm1(x)), 2))
-        scale, shift = self.condition(cond)[:, :, None, None].chunk(2, dim=1)
-        h = self.norm2(h) * (1 + scale) + shift
-        h = self.conv2(self.dropout(F.silu(h)))
-        out: Tensor = self.skip(F.avg_pool2d(x, 2)) + h
-        return out
+from ddpm_path.unet import Attention, AttentiveBlock, Embed, ResBlock, halve, time_embedding
 
 
 class AttentionPool(nn.Module):
@@ -67,6 +54,8 @@ class NoisyClassifier(nn.Module):
         patch: int = 1,
         groups: int = 8,
         dropout: float = 0.0,
+        embed: Embed = time_embedding,
+        embedding: int | None = None,
     ) -> None:
         super().__init__()
         multiple = patch * 2 ** (len(widths) - 1)
@@ -75,9 +64,10 @@ class NoisyClassifier(nn.Module):
                 f"size {size} must be divisible by {multiple}, widths {list(widths)} by groups {groups} and, where "
                 f"there is attention (at the lowest resolution always), by head_width {head_width}"
             )
-        self.shape, self.patch, self.embedding = (channels, size, size), patch, widths[0]
-        cond = 4 * widths[0]
-        self.time = nn.Sequential(nn.Linear(widths[0], cond), nn.SiLU(), nn.Linear(cond, cond))
+        self.shape, self.patch = (channels, size, size), patch
+        self.embed, self.embedding = embed, embedding or widths[0]
+        cond = 4 * self.embedding
+        self.time = nn.Sequential(nn.Linear(self.embedding, cond), nn.SiLU(), nn.Linear(cond, cond))
 
         def block(c_in: int, c_out: int, attentive: bool) -> AttentiveBlock:
             residual = ResBlock(c_in, c_out, cond, groups, dropout)
@@ -87,7 +77,7 @@ class NoisyClassifier(nn.Module):
         self.down, c = nn.ModuleList(), widths[0]
         for i, width in enumerate(widths):
             if i > 0:
-                self.down.append(HalvingBlock(c, c, cond, groups, dropout))
+                self.down.append(ResBlock(c, c, cond, groups, dropout, resize=halve))
             for _ in range(blocks):
                 self.down.append(block(c, width, i in attention))
                 c = width
@@ -105,7 +95,7 @@ class NoisyClassifier(nn.Module):
                 f"this classifier reads images (B, {', '.join(map(str, self.shape))}) and times (B,); got "
                 f"{tuple(x.shape)} and {tuple(t.shape)}"
             )
-        cond = F.silu(self.time(time_embedding(t.to(x.device), self.embedding).to(x.dtype)))
+        cond = F.silu(self.time(self.embed(t.to(x.device), self.embedding).to(x.dtype)))
         h = self.stem(F.pixel_unshuffle(x, self.patch))
         for block in (*self.down, *self.middle):
             h = block(h, cond)

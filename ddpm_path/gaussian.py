@@ -34,6 +34,21 @@ def check_answer(answer: Tensor, x: Tensor) -> Tensor:
     return answer
 
 
+def two_answers(answer: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    """A network's answer to x (B, C, ...) of twice the channels: eps, and what `learned_variance` reads off.
+
+    ValueError unless it is a tensor (B, 2 C, ...) of x's dtype.
+    """
+    if not isinstance(answer, Tensor) or answer.ndim != x.ndim or answer.shape[1] != 2 * x.shape[1]:
+        what = tuple(answer.shape) if isinstance(answer, Tensor) else f"a {type(answer).__name__}"
+        raise ValueError(
+            f"a network with a learned variance answers twice the channels of x {tuple(x.shape)}: first eps, then the "
+            f"variance; got {what}. One without is for `ancestral`"
+        )
+    eps, o = answer.chunk(2, dim=1)
+    return check_answer(eps, x), o
+
+
 def q_sample(x0: Tensor, eps: Tensor, now: AnyLevel) -> Tensor:
     """x_t from the data and the noise [Ho 2020, eq. 4]."""
     scale, std = now
@@ -93,6 +108,19 @@ def fixed_small(now: AnyLevel, then: AnyLevel) -> Coefficient:
 def fixed_large(now: AnyLevel, then: AnyLevel) -> Coefficient:
     """The variance of q(x_t | x_s), right for standard normal data [Ho 2020, sec. 3.2]."""
     return transition(now, then)[1]
+
+
+def learned_variance(o: Tensor, small: Coefficient, large: Coefficient) -> Tensor:
+    """exp(v log large + (1 - v) log small), v = (o + 1) / 2, for a network's answer o (B, ...) [Nichol 2021, eq. 15].
+
+    `fixed_small` and `fixed_large` of a step are reached at o = -1 and 1; o may go beyond. ValueError where small is
+    0, as `fixed_small` is on arriving at data: the sampler adds no noise there, and for the bound `losses.with_decoder`
+    puts the step before in its place, as the paper's code does.
+    """
+    large, ratio = expand(large, o), torch.as_tensor(small, dtype=torch.float64) / large
+    if not bool((ratio > 0).all()):
+        raise ValueError("the small variance is 0 on arriving at data, and has no logarithm: see `losses.with_decoder`")
+    return large * torch.exp((1 - o) / 2 * expand(ratio.log(), o))
 
 
 def posterior(x0: Tensor, x: Tensor, now: AnyLevel, then: AnyLevel) -> tuple[Tensor, Coefficient]:

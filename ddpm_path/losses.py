@@ -1,6 +1,7 @@
 """What a diffusion network is trained to answer, the losses that ask it, and the variational bound term by term."""
 
 import itertools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple, Protocol
 
@@ -16,10 +17,13 @@ from ddpm_path.gaussian import (
     eps_from_v,
     eps_from_x0,
     expand,
+    fixed_large,
     fixed_small,
     kl,
+    learned_variance,
     posterior,
     q_sample,
+    two_answers,
     v_from_x0_eps,
     x0_from_eps,
 )
@@ -230,3 +234,116 @@ def bound_loss(variance: Variance) -> Loss:
         return schedule.T * bound_term(reverse, schedule, x0, t, t - 1, eps)
 
     return loss
+
+
+def as_learned(net: Network, prediction: Prediction, schedule: Schedule) -> Network:
+    """A network of any prediction that learned its variance, its first half turned to eps; see `as_eps`."""
+
+    def learned(x: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
+        output, o = two_answers(net(x, t, label), x)
+        return torch.cat([prediction.eps(x, output, schedule(t)), o], dim=1)
+
+    return learned
+
+
+def learned_reverse(net: EpsFn, schedule: Schedule, times: Sequence[float] = (2, 1, 0)) -> Reverse:
+    """The step back of a network that learned its variance, (B, 2 C, ...): eps and o [Nichol 2021, sec. 3.1].
+
+    As `fixed_variance`: `times` are the chain's or its end, and x_0 is not clipped (see `guidance.on_eps`). On
+    arriving at data only the small variance has its substitute; at o = 1 it is beta_1, as in the paper's code.
+    """
+    small = with_decoder(fixed_small, schedule, times)
+
+    def reverse(x: Tensor, t: Tensor, s: Tensor) -> tuple[Tensor, Coefficient]:
+        now, then = schedule(t), schedule(s)
+        eps, o = two_answers(net(x, t.to(x.device)), x)
+        variance = learned_variance(o, small(now, then), fixed_large(now, then))
+        return posterior(x0_from_eps(x, eps, now), x, now, then)[0], variance
+
+    return reverse
+
+
+def learned_bound(net: EpsFn, prediction: Prediction, schedule: Schedule, x0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
+    """L_vlb by its t-th term, times T, in bits/dim; mean and variance both learn from it [Nichol 2021, sec. 3.3].
+
+    net(x, t) answers twice the channels: what `prediction` says, then o. Its mean over t uniform in 1..T, and the prior
+    term, are the bound; draw t by `weighted_times` for less noise.
+    """
+
+    def unlabelled(x: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
+        return net(x, t)
+
+    reverse = learned_reverse(as_learned(unlabelled, prediction, schedule), schedule)
+    return schedule.T * bound_term(reverse, schedule, x0, t, t - 1, eps)
+
+
+def hybrid(net: EpsFn, prediction: Prediction, schedule: Schedule, x0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
+    """L_simple + 0.001 L_vlb of each example, (B,), the mean held still in L_vlb [Nichol 2021, eq. 16].
+
+    As `simple`, with a network as in `learned_bound`. L_vlb in bits/dim, times T, as in the paper's code: without the
+    stop-gradient its large weight at small t would rule the mean. Here the variance learns from L_vlb alone, and the
+    mean from L_simple alone.
+    """
+    output, o = two_answers(net(q_sample(x0, eps, schedule(t)), t.to(x0.device)), x0)
+    held = torch.cat([output.detach(), o], dim=1)
+    bound = learned_bound(lambda x, t: held, prediction, schedule, x0, t, eps)
+    return simple(lambda x, t: output, prediction, schedule, x0, t, eps) + 0.001 * bound
+
+
+def importance(losses: Tensor, floor: float = 0.001) -> Tensor:
+    """The probability of each time, (T,): as sqrt(E L_t^2), but for a `floor` of uniform ones [Nichol 2021, eq. 18].
+
+    losses (T, n): the latest n of each time. ValueError if there are none, or one is missing (NaN).
+    """
+    if losses.ndim != 2 or losses.numel() == 0 or not bool(losses.isfinite().all()):
+        missing = int((~losses.isfinite()).sum()) if losses.ndim == 2 else 0
+        raise ValueError(
+            f"a loss history is (T, n), n losses of every time, all finite; got {tuple(losses.shape)} with {missing} "
+            "missing: draw times uniformly until each has its n"
+        )
+    p = losses.double().square().mean(1).sqrt()
+    p = p / p.sum() if bool(p.sum() > 0) else torch.full_like(p, 1 / len(p))
+    return (1 - floor) * p + floor / len(p)
+
+
+class LossHistory:
+    """The importance sampler's memory: the latest `each` losses of every time 1..T [Nichol 2021, sec. 3.3].
+
+    `losses` (T, each), NaN where none is yet, and `count` (T,), how many a time ever had, are all its state: a
+    checkpoint keeps the two.
+    """
+
+    def __init__(self, T: int, each: int = 10) -> None:
+        if T < 1 or each < 1:
+            raise ValueError(f"a history of {each} losses for each of {T} times: both must be at least 1")
+        self.losses = torch.full((T, each), math.nan, dtype=torch.float64)
+        self.count = torch.zeros(T, dtype=torch.long)
+
+    def add(self, t: Tensor, loss: Tensor) -> None:
+        """Remember the unweighted losses (B,) of whole times (B,); the oldest of a time are forgotten.
+
+        ValueError for a loss that is not finite: it would stay for many draws.
+        """
+        if t.shape != loss.shape or not bool(loss.isfinite().all()):
+            raise ValueError(f"one finite loss for each time, please; got {tuple(loss.shape)} for {tuple(t.shape)}")
+        for i, value in zip((t.long() - 1).tolist(), loss.tolist(), strict=True):
+            self.losses[i, self.count[i] % self.losses.shape[1]] = value
+            self.count[i] += 1
+
+    def probabilities(self) -> Tensor:
+        """Eq. 18 once every time has its losses; until then uniform, (T,)."""
+        T, each = self.losses.shape
+        if bool((self.count < each).any()):
+            return torch.full((T,), 1 / T, dtype=torch.float64)
+        return importance(self.losses)
+
+
+def weighted_times(p: Tensor, batch: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+    """Whole times 1..T drawn with probabilities p (T,), one from each of `batch` equal slices of them, and 1 / (T p_t).
+
+    Both (batch,), times as floats. The mean of weight times loss is the uniform mean's, whatever p is: slices change
+    the noise only, as in training's `stratified_times`.
+    """
+    u = (torch.arange(batch, dtype=torch.float64) + torch.rand(batch, generator=generator, dtype=torch.float64)) / batch
+    i = torch.searchsorted(p.cumsum(0), u * p.sum(), right=True).clamp(max=len(p) - 1)
+    return (i + 1).to(torch.float64), 1 / (len(p) * p[i])

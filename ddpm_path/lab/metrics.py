@@ -4,9 +4,11 @@ Every result carries the settings that it was measured under, and results whose 
 to be compared. None of these is called FID: the features are a small classifier's, not Inception's.
 """
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -18,9 +20,9 @@ from ddpm_path.exact import FiniteData, GaussianMixture
 from ddpm_path.gaussian import q_sample
 from ddpm_path.guidance import Classifier, clip_x0
 from ddpm_path.lab.datasets import Images, check_images
-from ddpm_path.losses import Network
+from ddpm_path.losses import Network, Reverse, bound_term, prior_term
 from ddpm_path.samplers import Sampler, ancestral, last, start_noise
-from ddpm_path.schedule import Schedule
+from ddpm_path.schedule import EpsFn, Schedule
 
 CONFIDENT = 0.9
 Settings = dict[str, str | int | float]
@@ -126,7 +128,12 @@ def coverage(real: Tensor, samples: Tensor, neighbours: int = 5) -> float:
 
     Both (N, ...), flattened; compare it with the coverage that a real hold-out of equal size reaches.
     """
-    return float(_reached(real, samples, neighbours).any(1).double().mean())
+    return float(covered(real, samples, neighbours).double().mean())
+
+
+def covered(real: Tensor, samples: Tensor, neighbours: int = 5) -> Tensor:
+    """Which real items have a sample nearer than their k-th real neighbour, (N,): `coverage`, item by item."""
+    return _reached(real, samples, neighbours).any(1)
 
 
 def _reached(real: Tensor, samples: Tensor, neighbours: int = 5) -> Tensor:
@@ -256,6 +263,41 @@ def loss_by_level(
     return torch.stack(errors)
 
 
+class Bits(NamedTuple):
+    """The bound on -log2 p of each image in its three parts, each (B,), in bits/dim: their sum is its code length."""
+
+    prior: Tensor
+    rate: Tensor
+    distortion: Tensor
+
+    @property
+    def total(self) -> Tensor:
+        """The whole bound of each image."""
+        return self.prior + self.rate + self.distortion
+
+
+@torch.no_grad()
+def bits(
+    reverse: Reverse, schedule: Schedule, images: Tensor, times: Sequence[float], strata: int = 40, seed: int = 0
+) -> Bits:
+    """The variational bound of images (B, ...) along `times`, [T, ..., 0], from about `strata` of its terms an image.
+
+    The rate is the sum of the terms before the last, which is the distortion. Its steps are cut into strata that widen
+    with t, as most bits lie near the data; each image draws a step of its own in each, whose term counts for the whole
+    stratum: unbiased, and exact for strata of one step. The same seed gives all models the same steps and noise.
+    """
+    draw = torch.Generator().manual_seed(seed)
+    rising = torch.tensor(times, dtype=torch.float64).flip(0)  # 0, t_1, ..., T: step k leads from k to k - 1
+    n, steps = len(images), len(times) - 1
+    edges = sorted({round(2 * ((steps + 1) / 2) ** (k / strata)) for k in range(strata + 1)})
+    terms = []
+    for low, high in tqdm([(1, 2), *itertools.pairwise(edges)], desc=f"bits of {n} images"):
+        k = low + (torch.rand(n, generator=draw).double() * (high - low)).long()
+        eps = torch.randn(images.shape, generator=draw)
+        terms.append((high - low) * bound_term(reverse, schedule, images, rising[k], rising[k - 1], eps))
+    return Bits(prior_term(schedule, images, times[0]), torch.stack(terms[1:]).sum(0), terms[0])
+
+
 @torch.no_grad()
 def accuracy_by_level(
     classifier: Classifier, schedule: Schedule, images: Tensor, labels: Tensor, times: Sequence[float], seed: int = 0
@@ -305,6 +347,16 @@ def balanced_labels(n: int, classes: int) -> Tensor | None:
     return torch.arange(n) % classes if classes else None
 
 
+def in_parts(net: Network, labels: Tensor | None, size: int = 200) -> EpsFn:
+    """A network with each item's label bound in, asked in parts that fit a CPU's cache: faster than a large batch."""
+
+    def ask(x: Tensor, t: Tensor) -> Tensor:
+        parts = (slice(i, i + size) for i in range(0, len(x), size))
+        return torch.cat([net(x[part], t[part], None if labels is None else labels[part]) for part in parts])
+
+    return ask
+
+
 def sample(
     eps_net: Network,
     schedule: Schedule,
@@ -316,14 +368,9 @@ def sample(
     sampler: Sampler = ancestral,
 ) -> Tensor:
     """n images (n, *shape) with a progress bar, x_0 clipped; `sampler` is one of `samplers`."""
-
-    def eps_fn(x: Tensor, t: Tensor) -> Tensor:  # parts that fit a CPU's cache are faster than one large batch
-        parts = (slice(i, i + 200) for i in range(0, n, 200))
-        return torch.cat([eps_net(x[part], t[part], None if labels is None else labels[part]) for part in parts])
-
     generator = torch.Generator().manual_seed(seed)
     x = start_noise(n, shape, generator)
-    states = sampler(clip_x0(eps_fn, schedule), schedule, x, times, generator=generator)
+    states = sampler(clip_x0(in_parts(eps_net, labels), schedule), schedule, x, times, generator=generator)
     return last(tqdm(states, total=len(times) - 1, desc=f"{n} samples"))
 
 

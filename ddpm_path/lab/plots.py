@@ -115,7 +115,7 @@ def curves(x: Sequence[float], named: Mapping[str, Sequence[float]], xlabel: str
     figure = Figure(figsize=(6, 3), layout="tight")
     axes = figure.subplots()
     for name, y in named.items():
-        axes.plot(x, y, marker="o", markersize=3, label=name)
+        axes.plot(x, y, marker="o" if len(x) < 50 else "", markersize=3, label=name)
     axes.set(xlabel=xlabel, ylabel=ylabel)
     axes.legend(fontsize=8)
     return figure

@@ -1,13 +1,27 @@
 """Every shipped model's hyper-parameters, in one place."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from ddpm_path.classifier import NoisyClassifier
-from ddpm_path.gaussian import fixed_large
-from ddpm_path.losses import EPS, X0, Loss, Prediction, V, bound_loss, simple
+from ddpm_path.gaussian import fixed_large, two_answers
+from ddpm_path.losses import (
+    EPS,
+    X0,
+    Loss,
+    Network,
+    Prediction,
+    V,
+    as_eps,
+    bound_loss,
+    hybrid,
+    learned_bound,
+    on_clock,
+    simple,
+)
 from ddpm_path.schedule import (
     VE,
     VP,
@@ -20,6 +34,7 @@ from ddpm_path.schedule import (
     scaled_linear_betas,
     uniform_times,
 )
+from ddpm_path.segmentation import FCN, UNet2015, whole
 from ddpm_path.unet import UNet
 
 BETAS: dict[str, Callable[[int], Tensor]] = {
@@ -29,7 +44,12 @@ BETAS: dict[str, Callable[[int], Tensor]] = {
 }
 SDES: dict[str, Callable[[], Schedule]] = {"vp": VP, "sub-vp": SubVP, "ve": VE}
 PREDICTIONS: dict[str, Prediction] = {"eps": EPS, "x0": X0, "v": V}
-LOSSES: dict[str, Loss] = {"simple": simple, "bound": bound_loss(fixed_large)}
+LOSSES: dict[str, Loss] = {
+    "simple": simple,
+    "bound": bound_loss(fixed_large),
+    "hybrid": hybrid,
+    "learned-bound": learned_bound,
+}
 
 
 @dataclass(frozen=True)
@@ -40,8 +60,8 @@ class Recipe:
     above. betas names a chain of T steps, or an SDE in continuous time; its network is handed T * t, as of a chain that
     long. `dequantise` moves each pixel about its bin, afresh in each batch, for likelihoods. lr rises over `warmup`
     steps and falls to 0 on a half cosine, and does so once more from step `restart` on, if that is not 0 [Loshchilov &
-    Hutter 2017]; `label_dropout` is the share of examples that train the null label; `ema` is the largest decay of the
-    moving average.
+    Hutter 2017]; with `importance` times are drawn by `LossHistory`; `label_dropout` is the share of examples that
+    train the null label; `ema` is the largest decay of the moving average.
     """
 
     data: str
@@ -51,6 +71,7 @@ class Recipe:
     T: int = 1000
     prediction: str = "v"
     loss: str = "simple"
+    importance: bool = False
     batch: int = 64
     lr: float = 2e-3
     warmup: int = 100
@@ -75,6 +96,24 @@ class Recipe:
     def network(self) -> UNet:
         """A fresh network, its weights drawn from torch's default generator."""
         return UNet(**self.net)  # type: ignore[arg-type]
+
+    @property
+    def learned(self) -> bool:
+        """Whether its network answers twice the channels: its own prediction, and a variance."""
+        return self.net.get("out_channels") == 2 * self.net["channels"]
+
+    def as_eps(self, net: Network) -> Network:
+        """The noise predictor in its network; a learned variance is left out."""
+        schedule = self.schedule()
+        asked = on_clock(_first_half(net) if self.learned else net, self.T / schedule.T)
+        return as_eps(asked, PREDICTIONS[self.prediction], schedule)
+
+
+def _first_half(net: Network) -> Network:
+    def first(x: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
+        return two_answers(net(x, t, label), x)[0]
+
+    return first
 
 
 @dataclass(frozen=True)
@@ -116,6 +155,47 @@ class ClassifierRecipe:
         return NoisyClassifier(**self.net)  # type: ignore[arg-type]
 
 
+Scorer = Callable[[Tensor], Tensor]
+"""Images (B, 1, H, W) to scores of the classes (B, classes, H, W)."""
+
+
+@dataclass(frozen=True)
+class SegmenterRecipe:
+    """What trains a network to name the digit at each pixel of `scenes.scenes`.
+
+    kind: a name of `SEGMENTERS`; net: the arguments of its network, from one channel to ten digits and background;
+    border: w0 of the border weights, 0 for none; cut: the U-Net's levels whose skip is left out. lr rises over 20
+    steps and falls on a half cosine.
+    """
+
+    kind: str
+    net: dict[str, int | float | list[int]]
+    border: float = 0.0
+    cut: list[int] = field(default_factory=list)
+    data: str = "digits"
+    scenes: int = 1000
+    steps: int = 800
+    batch: int = 4
+    lr: float = 2e-3
+    seed: int = 0
+
+    def network(self) -> tuple[nn.Module, Scorer]:
+        """A fresh network, its weights drawn from torch's default generator, and its scores of whole scenes."""
+        return SEGMENTERS[self.kind](self)
+
+
+def _fcn(recipe: SegmenterRecipe) -> tuple[nn.Module, Scorer]:
+    net = FCN(1, 11, **recipe.net)  # type: ignore[arg-type]
+    return net, net
+
+
+def _unet(recipe: SegmenterRecipe) -> tuple[nn.Module, Scorer]:
+    net = UNet2015(1, 11, **recipe.net)  # type: ignore[arg-type]
+    return net, partial(whole, net, cut=recipe.cut)
+
+
+SEGMENTERS: dict[str, Callable[[SegmenterRecipe], tuple[nn.Module, Scorer]]] = {"fcn": _fcn, "unet": _unet}
+
 SMALL: dict[str, int | float | list[int]] = {
     "channels": 1,
     "classes": 10,
@@ -148,6 +228,11 @@ def _compared(betas: str, loss: str, seed: int) -> Recipe:
     return Recipe("digits", TINY, steps=600, betas=betas, prediction="eps", loss=loss, seed=seed)
 
 
+def _learning(recipe: Recipe, loss: str, importance: bool = False) -> Recipe:
+    """The same, but its network answers a variance, too."""
+    return replace(recipe, net=recipe.net | {"out_channels": 2}, loss=loss, importance=importance)
+
+
 RECIPES: dict[str, Recipe] = {
     "digits": Recipe("digits", SMALL, steps=3000),
     "digits-live": Recipe("digits", SMALL, steps=1000),
@@ -155,6 +240,11 @@ RECIPES: dict[str, Recipe] = {
     **{f"compare-linear-simple-{seed}": _compared("linear", "simple", seed) for seed in range(3)},
     **{f"compare-linear-bound-{seed}": _compared("linear", "bound", seed) for seed in range(3)},
     **{f"compare-cosine-simple-{seed}": _compared("cosine", "simple", seed) for seed in range(3)},
+    **{f"compare-cosine-hybrid-{seed}": _learning(_compared("cosine", "simple", seed), "hybrid") for seed in range(3)},
+    **{
+        f"compare-cosine-vlb-{seed}": _learning(_compared("cosine", "simple", seed), "learned-bound", importance=True)
+        for seed in range(3)
+    },
     "digits-vp": Recipe(
         "digits", SMALL | {"widths": [40, 80], "head_width": 40}, steps=2000, betas="vp", dequantise=True
     ),
@@ -166,5 +256,24 @@ RECOGNISERS: dict[str, RecogniserRecipe] = {
 CLASSIFIERS: dict[str, ClassifierRecipe] = {
     "digits-classifier": ClassifierRecipe("digits", HALF | {"size": 16, "dropout": 0.1}, steps=2000),
     "digits-clean-classifier": ClassifierRecipe("digits", HALF | {"size": 16, "dropout": 0.1}, steps=2000, last=1),
-    "mnist-classifier": ClassifierRecipe("mnist", HALF | {"size": 28}, steps=2500),
+    "mnist-classifier": ClassifierRecipe("mnist", HALF | {"size": 28}, steps=1500),
+}
+
+NARROW: dict[str, int | float | list[int]] = {
+    "widths": [8, 16, 32, 64, 64],
+    "convs": [1, 2, 2, 2, 2],
+    "head": 128,
+    "window": 3,
+    "padding": 33,
+    "dropout": 0.2,
+}
+SHALLOW: dict[str, int | float | list[int]] = {"width": 8, "depth": 3, "dropout": 0.2}
+
+SEGMENTER_RECIPES: dict[str, SegmenterRecipe] = {
+    "scenes-fcn-32s": SegmenterRecipe("fcn", NARROW | {"stride": 32}),
+    "scenes-fcn-16s": SegmenterRecipe("fcn", NARROW | {"stride": 16}),
+    "scenes-fcn-8s": SegmenterRecipe("fcn", NARROW | {"stride": 8}),
+    "scenes-unet": SegmenterRecipe("unet", SHALLOW),
+    "scenes-unet-borders": SegmenterRecipe("unet", SHALLOW, border=10.0),
+    "scenes-unet-no-skips": SegmenterRecipe("unet", SHALLOW, cut=[0, 1, 2]),
 }

@@ -26,7 +26,7 @@ from ddpm_path.lab.datasets import DATASETS, Images, check_images, dequantise
 from ddpm_path.lab.errors import unknown
 from ddpm_path.lab.files import replacing
 from ddpm_path.lab.recipes import ClassifierRecipe, Recipe
-from ddpm_path.losses import Network, as_eps, on_clock
+from ddpm_path.losses import LossHistory, Network, on_clock, weighted_times
 from ddpm_path.schedule import Schedule
 from ddpm_path.unet import UNet
 
@@ -67,10 +67,11 @@ def train(recipe: Recipe, data: Images, folder: Path | None = None, save_every: 
         raise ValueError(f"the network has {net.classes} classes, {data.name} has {len(data.classes)}")
     ema = copy.deepcopy(net).requires_grad_(False)
     optimiser = torch.optim.AdamW(net.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay)
+    history = LossHistory(recipe.T) if recipe.importance else None
     log: list[Log] = []
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
-        log = _resume(folder, recipe, net, ema, optimiser)
+        log = _resume(folder, recipe, net, ema, optimiser, history)
     schedule, prediction = recipe.schedule(), recipes.PREDICTIONS[recipe.prediction]
     objective = recipes.LOSSES[recipe.loss]
     images, labels = data.train.to(device), data.train_labels.to(device)
@@ -87,7 +88,9 @@ def train(recipe: Recipe, data: Images, folder: Path | None = None, save_every: 
             torch.manual_seed(step_seed ^ 0x5EED)  # for dropout
             draw = torch.Generator().manual_seed(step_seed)
             at = _batch(step, recipe, len(images)).to(device)
-            t = draw_times(draw)
+            t, weight = draw_times(draw), torch.ones(())
+            if history is not None:
+                t, weight = weighted_times(history.probabilities(), recipe.batch, draw)
             eps = torch.randn(recipe.batch, *images.shape[1:], generator=draw).to(device)
             dropped = torch.rand(recipe.batch, generator=draw).to(device) < recipe.label_dropout
             label = labels[at].masked_fill(dropped, net.classes) if net.classes else None
@@ -96,7 +99,8 @@ def train(recipe: Recipe, data: Images, folder: Path | None = None, save_every: 
             lr = learning_rate(step, recipe)
             for group in optimiser.param_groups:
                 group["lr"] = lr
-            loss = objective(partial(asked, label=label), prediction, schedule, x0, t, eps).mean()
+            losses = objective(partial(asked, label=label), prediction, schedule, x0, t, eps)
+            loss = (weight.to(losses) * losses).mean()
             optimiser.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             grad_norm = torch.nn.utils.clip_grad_norm_(net.parameters(), recipe.clip)
@@ -107,6 +111,8 @@ def train(recipe: Recipe, data: Images, folder: Path | None = None, save_every: 
                     f"loss {entry.loss} and gradient norm {entry.grad_norm} at step {step} (lr {lr:.2g}, "
                     f"{images.dtype}): lower lr, lengthen warmup or look at the data; the last checkpoint is kept"
                 )
+            if history is not None:
+                history.add(t, losses.detach())
             optimiser.step()
             update_ema(ema, net, step, recipe.ema)
             log.append(entry)
@@ -117,7 +123,7 @@ def train(recipe: Recipe, data: Images, folder: Path | None = None, save_every: 
                 steps.set_postfix_str(f"loss {sum(recent) / len(recent):.4f}, {speed:.0f} images/s")
             done, end = step + 1, step + 1 == recipe.steps
             if folder is not None and (done % save_every == 0 or end):
-                _save(folder, recipe, net, ema, optimiser, log)
+                _save(folder, recipe, net, ema, optimiser, history, log)
             if folder is not None and (done % (4 * save_every) == 0 or end):
                 _picture(folder / f"samples-{done:06d}.png", recipe, data, net, ema)
     return Trained(net.eval(), ema.eval(), log)
@@ -215,13 +221,22 @@ def _batch(step: int, recipe: Recipe | ClassifierRecipe, n: int) -> Tensor:
     return order[i * recipe.batch : (i + 1) * recipe.batch]
 
 
-def _save(folder: Path, recipe: Recipe, net: UNet, ema: UNet, optimiser: torch.optim.Optimizer, log: list[Log]) -> None:
+def _save(
+    folder: Path,
+    recipe: Recipe,
+    net: UNet,
+    ema: UNet,
+    optimiser: torch.optim.Optimizer,
+    history: LossHistory | None,
+    log: list[Log],
+) -> None:
     """Write the checkpoint, whole, and the log."""
     content = {
         "recipe": asdict(recipe),
         "net": net.state_dict(),
         "ema": ema.state_dict(),
         "optimiser": optimiser.state_dict(),
+        "history": None if history is None else (history.losses, history.count),
         "log": [tuple(entry) for entry in log],
     }
     with replacing(folder / "checkpoint.pt") as part:
@@ -236,12 +251,18 @@ def _picture(path: Path, recipe: Recipe, data: Images, net: UNet, ema: UNet) -> 
     shape, labels, rows = data.train.shape[1:], metrics.balanced_labels(20, net.classes), []
     for weights in (net, ema):
         eval_net = copy.deepcopy(weights).cpu().eval()
-        eps_net = as_eps(on_clock(eval_net, recipe.T / schedule.T), recipes.PREDICTIONS[recipe.prediction], schedule)
-        rows.append(metrics.sample(eps_net, schedule, 20, shape, times, 0, labels))
+        rows.append(metrics.sample(recipe.as_eps(eval_net), schedule, 20, shape, times, 0, labels))
     plots.save(plots.grid(torch.cat(rows)), path)
 
 
-def _resume(folder: Path, recipe: Recipe, net: UNet, ema: UNet, optimiser: torch.optim.Optimizer) -> list[Log]:
+def _resume(
+    folder: Path,
+    recipe: Recipe,
+    net: UNet,
+    ema: UNet,
+    optimiser: torch.optim.Optimizer,
+    history: LossHistory | None,
+) -> list[Log]:
     """Load the folder's checkpoint, if it has one, and answer the log so far."""
     path = folder / "checkpoint.pt"
     if not path.exists():
@@ -255,6 +276,8 @@ def _resume(folder: Path, recipe: Recipe, net: UNet, ema: UNet, optimiser: torch
     net.load_state_dict(content["net"])
     ema.load_state_dict(content["ema"])
     optimiser.load_state_dict(content["optimiser"])
+    if history is not None:
+        history.losses, history.count = content["history"]
     return [Log(*entry) for entry in content["log"]]
 
 

@@ -1,10 +1,13 @@
 """Exercises: re-derive a function that the package has, and learn what is wrong, not only that something is."""
 
 from ddpm_path.lab.exercises.checking import Exercise, check
+from ddpm_path.lab.exercises.classifier_guidance import CLASS_GRADIENT, GUIDED_EPS
 from ddpm_path.lab.exercises.ddim import SLERP, STEP_OF_ETA
 from ddpm_path.lab.exercises.ddpm import MARGINAL_FROM_CHAIN, MEAN_FROM_EPS, POSTERIOR_MEAN, TRAINING_PAIR
 from ddpm_path.lab.exercises.early import BIT_MARGINAL, GAUSSIAN_PRODUCT
 from ddpm_path.lab.exercises.free import DROPPED_CONDITION, DYNAMIC_THRESHOLD
+from ddpm_path.lab.exercises.improved import IMPORTANCE_WEIGHTS, LEARNED_VARIANCE
+from ddpm_path.lab.exercises.likelihood import BIN_LOG_PROB, BOUND_WEIGHT
 from ddpm_path.lab.exercises.pndm import MULTISTEP_WEIGHTS, TRANSFER
 from ddpm_path.lab.exercises.vae import IMPORTANCE_BOUND, KL_OF_NORMALS
 
@@ -17,22 +20,34 @@ EXERCISES: tuple[Exercise, ...] = (
     POSTERIOR_MEAN,
     MEAN_FROM_EPS,
     TRAINING_PAIR,
+    BIN_LOG_PROB,
+    BOUND_WEIGHT,
     STEP_OF_ETA,
     SLERP,
     DROPPED_CONDITION,
     DYNAMIC_THRESHOLD,
+    LEARNED_VARIANCE,
+    IMPORTANCE_WEIGHTS,
+    CLASS_GRADIENT,
+    GUIDED_EPS,
     TRANSFER,
     MULTISTEP_WEIGHTS,
 )
 
 __all__ = [
+    "BIN_LOG_PROB",
     "BIT_MARGINAL",
+    "BOUND_WEIGHT",
+    "CLASS_GRADIENT",
     "DROPPED_CONDITION",
     "DYNAMIC_THRESHOLD",
     "EXERCISES",
     "GAUSSIAN_PRODUCT",
+    "GUIDED_EPS",
     "IMPORTANCE_BOUND",
+    "IMPORTANCE_WEIGHTS",
     "KL_OF_NORMALS",
+    "LEARNED_VARIANCE",
     "MARGINAL_FROM_CHAIN",
     "MEAN_FROM_EPS",
     "MULTISTEP_WEIGHTS",
