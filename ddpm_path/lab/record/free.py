@@ -5,7 +5,7 @@ from ddpm_path.lab.record.claim import Claim
 _GUIDED = (
     "Model: `digits` of the zoo, labels 0, 1, ..., 9, 0, ...; `classifier_free_batched`, then `clip_x0`; DDIM, 10 "
     "steps of `uniform_times` from T, the same latents (seed 0) at the scales 1, 1.5, 2, 3, 4 and 8. The large table "
-    "(benchmarks/guidance.md) decides: 2,000 latents, and 500 of `mnist` beside them. The notebook, in its time: 100 "
+    "(benchmarks/guidance.md) decides: 2,000 latents, and 500 of `mnist` beside them. The notebook, in its time: 80 "
     "latents. "
 )
 
@@ -32,11 +32,12 @@ CLAIMS: tuple[Claim, ...] = (
         "Without a classifier the trade is no worse than with one: at equal coverage as many samples are recognised "
         "[Ho 2022, sec. 5]",
         _GUIDED + "Against it the same conditional model guided by `digits-classifier` of the zoo at the scales s - 1, "
-        "which with exact models would be the same. Both curves, recognised over coverage, are read off by linear "
-        "interpolation half way between the coverage at s = 1, where they start together, and the larger of their two "
-        "coverages at s = 8. Difference: classifier-free - classifier; its standard error e from 200 bootstrap draws "
-        "of latents, the same for both. Margin: the upper end of the interval, difference + 2 e, so that it holds "
-        "unless classifier-free is clearly worse; standard error 0, since the interval is in the margin.",
+        "which with exact models would be the same (the notebook: s = 1.5, 3 and 8). Both curves, recognised over "
+        "coverage, are read off by linear interpolation half way between the coverage at s = 1, where they start "
+        "together, and the larger of their two coverages at s = 8. Difference: classifier-free - classifier; its "
+        "standard error e from 200 bootstrap draws of latents, the same for both. Margin: the upper end of the "
+        "interval, difference + 2 e, so that it holds unless classifier-free is clearly worse; standard error 0, since "
+        "the interval is in the margin.",
     ),
     Claim(
         "free-dynamic",
