@@ -233,8 +233,8 @@ def sample(
     if grid not in grids:
         raise unknown("grid of times", grid, grids)
     begin = start or trained.T
-    scale, std = trained(begin)
-    if sampler in MULTISTEP and std / scale > 40:  # too long a first step for a mixture of slopes: see notebook 15
+    signal, noise = trained(begin)
+    if sampler in MULTISTEP and noise / signal > 40:  # too long a first step for a mixture of slopes: see notebook 15
         late = float(trained.time_at(40.0))
         late = round(late) if chain else late
         draw, times = samplers.ddim_first(draw), [begin, *grids[grid](late, late if steps is None else steps - 1)]

@@ -183,10 +183,7 @@ for name, drawn in {"classifier-free": free, "classifier": {1: free[1]} | known}
         print(f"{name:15} scale {s:3}: recognised {good[0]:.2f}, doubt {y:.4f}, coverage {cover[0]:.2f}")
 figure = plots.labelled(lines, "coverage", "doubt")
 figure.axes[0].set(yscale="log")
-plots.show(
-    figure,
-    "Doubt over coverage: from scale 1 on one line falls steeply, then left, the other left at once.",
-)
+plots.show(figure, "Doubt over coverage from scale 1 on: one line falls, then turns left, one goes left at once.")
 (good1, cover1), (good3, _), (_, cover8) = (curves["classifier-free"][i] for i in (0, 3, 5))
 level = (cover1 + torch.maximum(cover8, curves["classifier"][3][1])) / 2
 better = metrics.at_coverage(curves["classifier-free"], level) - metrics.at_coverage(curves["classifier"], level)
@@ -195,8 +192,8 @@ claims.measure("free-coverage", (cover1 - cover8)[0], (cover1 - cover8)[1:].std(
 claims.measure("free-against-classifier", better[0] + 2 * better[1:].std(), 0.0, f"difference {better[0]:+.3f}")
 
 # %% [markdown]
-# **You should see** that a little guidance is free: at 1.5 doubt falls a hundredfold and coverage rises, since slips are
-# mended. Beyond, coverage is the price. The classifier pays at once, for less. More samples, and MNIST, are in
+# **You should see** that a little guidance is free: at 1.5 doubt falls a hundredfold and coverage rises, as slips are
+# mended. Beyond, coverage is the price. The classifier pays at once, for less. More samples, and MNIST:
 # `benchmarks/guidance.md`.
 #
 # ## Out of range
