@@ -14,9 +14,9 @@ from ddpm_path.lab.exercises.checking import Exercise
 def _conditions(generator: torch.Generator) -> dict[str, tuple[Any, ...]]:
     cases: dict[str, tuple[Any, ...]] = {}
     for p in (0.2, 0.6):
-        condition, null = torch.randn(7, 3, generator=generator, dtype=torch.float64).split([6, 1])
+        rows = torch.randn(7, 3, generator=generator, dtype=torch.float64)  # six conditions, and what stands for none
         u = torch.tensor([0.7, 0.1, 0.4, 0.9, 0.05, 0.3], dtype=torch.float64)  # on either side of p
-        cases[f"p = {p}"] = (condition, null[0], u, p)
+        cases[f"p = {p}"] = (rows[:6], rows[6], u, p)
     return cases
 
 
