@@ -23,8 +23,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return run(options.notebooks)
         elif options.command == "doctor":
             return doctor()
+        elif options.command == "diagnose":
+            diagnose(options.folder, options.data, options.size)
         elif options.command == "train":
-            train(options.name, options.out or Path("build/train") / options.name, options.steps)
+            del options.command
+            train(**vars(options))
         elif options.command == "evaluate":
             del options.command
             evaluate(**vars(options))
@@ -53,13 +56,22 @@ def _parser() -> argparse.ArgumentParser:
 
     commands.add_parser("doctor", help="look for what is missing or wrong on this machine, and how to mend it")
 
-    training = commands.add_parser("train", help="make a shipped model again")
-    training.add_argument("name", metavar="NAME", help="a recipe: digits, digits-recogniser, mnist-classifier, ...")
+    training = commands.add_parser("train", help="make a shipped model again, or one of your own images")
+    training.add_argument("name", metavar="NAME", nargs="?", help="a recipe: digits, digits-recogniser, mnist-classifier, ...")
+    training.add_argument("--data", type=Path, metavar="FOLDER", help="instead of NAME: images to train on")
+    training.add_argument("--size", type=_positive, help="with --data: pixels a side (default: 32)")
     training.add_argument("--out", type=Path, help="folder (default: build/train/NAME)")
     training.add_argument("--steps", type=_positive, help="training steps (default: the recipe's)")
+    training.add_argument("--bf16", action="store_true", help="on a GPU: the network's products in bfloat16")
+    training.add_argument("--compile", action="store_true", help="run the network through torch.compile")
+
+    asking = commands.add_parser("diagnose", help="one page on a training: what is wrong with it, and what to do")
+    asking.add_argument("folder", type=Path, metavar="FOLDER", help="where `train` writes, or wrote")
+    asking.add_argument("--data", type=Path, metavar="IMAGES", help="the images, if it trains on your own")
+    asking.add_argument("--size", type=_positive, default=32, help="with --data (default: %(default)s)")
 
     sampling = commands.add_parser("sample", help="draw samples from a shipped model")
-    sampling.add_argument("name", metavar="NAME", help="a model of the zoo: digits, mnist, ...")
+    sampling.add_argument("name", metavar="NAME", help="a model of the zoo (digits, mnist, ...) or a training's folder")
     sampling.add_argument("--steps", type=int, help="sampling steps (default: every time from the start on)")
     sampling.add_argument(
         "--sampler",
@@ -155,11 +167,44 @@ def doctor() -> int:
     return int(any(finding.remedy for finding in findings))
 
 
-def train(name: str, out: Path, steps: int | None) -> None:
-    """Train a recipe."""
-    from ddpm_path.lab.train import train_recipe
+def diagnose(folder: Path, data: Path | None, size: int) -> None:
+    """Print one page on a training, and write it with pictures into its folder."""
+    from ddpm_path.lab import diagnosis
+    from ddpm_path.lab.datasets import DATASETS
+    from ddpm_path.lab.doctor import report
+    from ddpm_path.lab.folder import folder as own_images
 
-    train_recipe(name, out, steps)
+    recipe, _ = diagnosis.load(folder)
+    if data is None and recipe.data not in DATASETS:
+        raise ValueError(f"this run trains on images of its own, {recipe.data}: name their folder with --data")
+    images = DATASETS[recipe.data]() if data is None else own_images(data, size)
+    print(report(diagnosis.diagnose(folder, images)))
+    print(f"with pictures: {folder / 'diagnosis.html'}")
+
+
+def train(
+    name: str | None,
+    data: Path | None,
+    size: int | None,
+    out: Path | None,
+    steps: int | None,
+    bf16: bool,
+    compile: bool,
+) -> None:
+    """Train a recipe, or on a folder of images; several processes if torchrun starts them."""
+    if (name is None) == (data is None):
+        raise ValueError("name a recipe, or give a folder of images with --data: one of the two")
+    if size is not None and data is None:
+        raise ValueError("--size belongs to --data: a recipe has its own")
+
+    from ddpm_path.lab.device import placed
+    from ddpm_path.lab.train import train_images, train_recipe
+
+    with placed(bf16, compile) as place:
+        if data is not None:
+            train_images(data, size or 32, out or Path("build/train") / data.resolve().name, steps, place)
+        elif name is not None:
+            train_recipe(name, out or Path("build/train") / name, steps, place)
 
 
 def sample(
@@ -211,8 +256,9 @@ def sample(
     if sampler not in known:
         raise unknown("sampler", sampler, known)
     draw = known[sampler]
-    net, trained = zoo.load(name)
-    card = zoo.card(name)
+    name, folder = zoo.find(name)
+    net, trained = zoo.load(name, folder)
+    card = zoo.card(name, folder)
     labels = None if label is None else torch.full((n,), _class(label, card["classes"]))
     classes = card["recipe"]["net"].get("classes", 0)
     if labels is not None and not classes:

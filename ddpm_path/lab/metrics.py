@@ -375,35 +375,44 @@ def sample(
 
 
 def quality(net: Recogniser, data: Images, samples: Tensor, labels: Tensor | None, settings: Settings) -> list[Result]:
-    """Recognised, coverage and copying of samples, each relative to what real images reach (1 is as good as real).
+    """Recognised, coverage and novelty of samples, each relative to what real images reach (1 is as good as real).
 
-    `recognised`: the samples' rate over the test images' rate. `coverage`: of test images' neighbourhoods (pixels)
-    by samples, over that by as many real training images; averaged over batches of samples as large as the test
-    set. `novelty`: median distance to the nearest training image, over the test images' own; copies have 0.
+    `recognised`: the samples' rate over the test images' rate; the others as in `guards`.
     """
     rate, error = recognised(net, samples, labels)
     real_rate, real_error = recognised(net, data.test, data.test_labels)
     ratio = rate / real_rate
     ratio_error = ratio * math.hypot(error / max(rate, 1e-9), real_error / real_rate)
+    result = Result("recognised", ratio, ratio_error, _complete(settings, data, samples))
+    return [result, *guards(data, samples, settings)]
 
+
+def guards(data: Images, samples: Tensor, settings: Settings) -> list[Result]:
+    """Coverage and novelty of samples, each relative to what real images reach; they need no classifier.
+
+    `coverage`: of test images' neighbourhoods (pixels) by samples, over that by as many real training images; averaged
+    over batches of samples as large as the test set, of 6 images at least. `novelty`: median distance to the nearest
+    training image, over the test images' own; copies have 0.
+    """
     n = min(len(samples) // 2, len(data.test), 1000)  # two batches at least, so that their spread is known
     test = data.test[_some(len(data.test), n)]
-    hold_out = [data.train[_some(len(data.train), n, seed)] for seed in range(1, 6)]
-    batches = [samples[i : i + n] for i in range(0, len(samples) - n + 1, n)]
-    cover, real_cover = (torch.tensor([coverage(test, part) for part in parts]) for parts in (batches, hold_out))
-    value = float(cover.mean() / real_cover.mean())
-    cover_error = value * _relative_error(cover, real_cover)
-
+    settings = _complete(settings, data, samples)
     near, near_real = nearest(samples, data.train), nearest(test, data.train)
     novelty = float(near.median() / near_real.median())
     # A median's standard error is 1.25 times the mean's, if the distances are about normal.
     novelty_error = 1.25 * novelty * _relative_error(near, near_real)
-    settings = settings | {"data": data.name, "n": len(samples), "split": "test"}
-    return [
-        Result("recognised", ratio, ratio_error, settings),
-        Result("coverage", value, cover_error, settings),
-        Result("novelty", novelty, novelty_error, settings),
-    ]
+    novel = Result("novelty", novelty, novelty_error, settings)
+    if n < 6:  # fewer than coverage's neighbours
+        return [novel]
+    hold_out = [data.train[_some(len(data.train), n, seed)] for seed in range(1, 6)]
+    batches = [samples[i : i + n] for i in range(0, len(samples) - n + 1, n)]
+    cover, real_cover = (torch.tensor([coverage(test, part) for part in parts]) for parts in (batches, hold_out))
+    value = float(cover.mean() / real_cover.mean())
+    return [Result("coverage", value, value * _relative_error(cover, real_cover), settings), novel]
+
+
+def _complete(settings: Settings, data: Images, samples: Tensor) -> Settings:
+    return settings | {"data": data.name, "n": len(samples), "split": "test"}
 
 
 def _relative_error(*measured: Tensor) -> float:

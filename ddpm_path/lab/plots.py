@@ -155,6 +155,22 @@ def errors_by_calls(panels: Mapping[str, Mapping[str, Mapping[int, float]]]) -> 
     return figure
 
 
+def training(log: Sequence[tuple[float, ...]]) -> Figure:
+    """The curves of a log of (step, loss, lr, gradient norm, seconds): the loss, its running mean, and the norm."""
+    step, loss, _, norm, _ = torch.tensor(log, dtype=torch.float64).T
+    figure = Figure(figsize=(9, 3), layout="tight")
+    left, right = figure.subplots(1, 2)
+    width = max(1, len(loss) // 50)
+    mean = loss.unfold(0, width, 1).mean(1)
+    left.plot(step, loss, linewidth=0.5, alpha=0.4)
+    left.plot(step[width - 1 :], mean, color=COLOURS[0], label=f"mean of {width} steps")
+    left.set(xlabel="step", ylabel="loss", yscale="log")
+    left.legend(fontsize=8)
+    right.plot(step, norm, linewidth=0.5, color=COLOURS[1])
+    right.set(xlabel="step", ylabel="gradient norm before clipping", yscale="log")
+    return figure
+
+
 def save(figure: Figure, path: Path | str) -> None:
     """Write the figure as a PNG, whole or not at all; its folder is made."""
     with replacing(Path(path)) as part:
