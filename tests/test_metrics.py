@@ -15,6 +15,7 @@ from ddpm_path.lab.metrics import (
     Result,
     accuracy,
     accuracy_by_level,
+    at_coverage,
     balanced_labels,
     by_heart,
     by_heart_classifier,
@@ -28,6 +29,7 @@ from ddpm_path.lab.metrics import (
     quality,
     recognised,
     sample,
+    trade_off,
     train_recogniser,
     wasserstein,
 )
@@ -140,6 +142,33 @@ def test_naeem2020_coverage_of_a_set_by_itself_is_1_and_by_nothing_near_is_0():
 def test_naeem2020_coverage_sees_a_lost_mode():
     real = torch.cat([randn(100, 2, seed=1), randn(100, 2, seed=2) + 50])
     close(coverage(real, randn(500, 2, seed=3)), 0.5, atol=0.02)
+
+
+def test_naeem2020_trade_off_by_drawing_the_rows_again():
+    """All samples first, then every bootstrap draw: recognised and coverage of those rows, duplicates and all."""
+    said = rand(9, 3, seed=1).square()
+    images, real, labels = (
+        (said / said.sum(1, keepdim=True)).view(9, 1, 1, 3),
+        rand(20, 1, 1, 3, seed=2),
+        balanced_labels(9, 3),
+    )
+    images[:4] = torch.tensor([[0.92, 0.04, 0.04], [0.02, 0.96, 0.02], [0.95, 0.03, 0.02], [0.93, 0.03, 0.04]])[
+        :, None, None
+    ]
+    good, reached = trade_off(Says(), real, images, labels, draws=50, seed=4)
+    for i, at in enumerate([torch.arange(9), *torch.randint(9, (50, 9), generator=seeded(4))]):
+        close(good[i], recognised(Says(), images[at], labels[at])[0])
+        close(reached[i], coverage(real, images[at]))
+    assert 0 < float(good[0]) == 3 / 9 and float(good[1:].std()) > 0 < float(reached[1:].std())
+
+
+def test_a_curve_is_read_at_a_coverage_draw_by_draw():
+    """Points (0.9, 0.5), (0.5, 0.9), (0.7, 0.6) in the first draw; beyond the ends their own share."""
+    good = torch.tensor([[0.5, 0.9, 0.6], [0.1, 0.2, 0.3]]).double()
+    cover = torch.tensor([[0.9, 0.5, 0.7], [0.4, 0.8, 0.6]]).double()
+    curve = list(zip(good.T, cover.T, strict=True))
+    for level, expected in (([0.6, 0.5], [0.75, 0.2]), ([0.8, 0.7], [0.55, 0.25]), ([0.1, 0.9], [0.9, 0.2])):
+        close(at_coverage(curve, torch.tensor(level)), expected, rtol=1e-6)
 
 
 def test_nearest_distance_by_brute_force():

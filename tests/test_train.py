@@ -149,6 +149,25 @@ def test_labels_are_dropped_example_by_example(data, monkeypatch):
     assert dropped.mean(1).var() < 3 * 0.21 / 16
 
 
+@pytest.mark.parametrize("dropout", [0.0, 1.0])
+def test_ho2022_the_null_row_learns_from_dropped_examples_alone(data, monkeypatch, dropout):
+    """No example dropped: no gradient for the null label. All dropped: for no other."""
+    gradients = []
+    clip = torch.nn.utils.clip_grad_norm_
+
+    def spy(parameters, most):
+        parameters = list(parameters)
+        gradients.extend(p.grad.clone() for p in parameters if p.shape[0] == 11)  # the table of labels
+        return clip(parameters, most)
+
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", spy)
+    trained = train.train(replace(TINY, steps=8, label_dropout=dropout), data)
+    assert [name for name, p in trained.net.named_parameters() if p.shape[0] == 11] == ["label.weight"]
+    classes, null = torch.stack(gradients).split([10, 1], dim=1)
+    nothing, something = (null, classes) if dropout == 0 else (classes, null)
+    assert not bool(nothing.any()) and bool(something.any())
+
+
 def test_training_learns_more_than_the_average_image(data):
     trained = train.train(replace(TINY, steps=100, prediction="x0", lr=5e-3), data)
     images = data.train

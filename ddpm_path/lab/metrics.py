@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -132,9 +133,40 @@ def coverage(real: Tensor, samples: Tensor, neighbours: int = 5) -> float:
 
 def covered(real: Tensor, samples: Tensor, neighbours: int = 5) -> Tensor:
     """Which real items have a sample nearer than their k-th real neighbour, (N,): `coverage`, item by item."""
+    return _reached(real, samples, neighbours).any(1)
+
+
+def _reached(real: Tensor, samples: Tensor, neighbours: int = 5) -> Tensor:
+    """Which samples lie in the neighbourhood of which real item, (real, samples)."""
     real, samples = real.flatten(1).double(), samples.flatten(1).double()  # float32 sees 0.01 between equal images
     radius = torch.cdist(real, real).kthvalue(neighbours + 1, dim=1).values  # the nearest is the item itself
-    return torch.cdist(real, samples).amin(1) < radius
+    return torch.cdist(real, samples) < radius[:, None]
+
+
+def trade_off(
+    net: Recogniser, real: Tensor, samples: Tensor, labels: Tensor, draws: int = 200, seed: int = 0
+) -> tuple[Tensor, Tensor]:
+    """The share recognised as their label and the coverage of `real`, float64 (1 + draws,): what guidance trades.
+
+    The first entry is of all samples, the others of bootstrap draws of their rows, alike for one n and seed: where
+    rows belong together, two samplers' ends of one latent say, the spread of differences is that of the difference.
+    """
+    confidence, seen = net.log_probs(samples).exp().max(1)
+    good = ((confidence > CONFIDENT) & (seen == labels)).double()
+    taken = _draws(len(samples), draws, seed)  # (1 + draws, n)
+    reached = _reached(real, samples).double() @ (taken > 0).double().T  # (real, 1 + draws)
+    return taken @ good / len(samples), (reached > 0).double().mean(0)
+
+
+def at_coverage(curve: Sequence[tuple[Tensor, Tensor]], level: Tensor) -> Tensor:
+    """The share recognised where a curve of `trade_off`s has the coverage `level` (1 + draws,), draw by draw, linearly.
+
+    Beyond the curve's ends it is that of the end.
+    """
+    good, cover = (torch.stack(column, 1).numpy() for column in zip(*curve, strict=True))  # (1 + draws, points)
+    orders = cover.argsort(1)
+    draws = zip(level.tolist(), cover, good, orders, strict=True)
+    return torch.tensor([float(np.interp(x, c[order], g[order])) for x, c, g, order in draws]).double()
 
 
 def nearest(images: Tensor, training: Tensor, chunk: int = 5000) -> Tensor:
@@ -182,14 +214,20 @@ def kernel_difference(a: Tensor, b: Tensor, real: Tensor, draws: int = 200, seed
     if a.shape != b.shape:
         raise ValueError(f"a {tuple(a.shape)} and b {tuple(b.shape)} belong together row by row: one shape, please")
     n = len(a)
-    # What `real` has within cancels. A draw is held as the number of times that it takes each row.
+    # What `real` has within cancels.
     k = _cubic(a, a) - _cubic(b, b)  # (n, n)
     across = (_cubic(a, real) - _cubic(b, real)).mean(1)  # (n,)
-    rows = torch.randint(n, (draws, n), generator=torch.Generator().manual_seed(seed))
-    taken = torch.cat([torch.ones(1, n).long(), F.one_hot(rows, n).sum(1)]).double()  # (1 + draws, n), all rows first
+    taken = _draws(n, draws, seed)
     within = ((taken @ k * taken).sum(1) - taken @ k.diagonal()) / (n * (n - 1))
     differences = within - 2 * taken @ across / n
     return float(differences[0]), float(differences[1:].std())
+
+
+def _draws(n: int, draws: int, seed: int) -> Tensor:
+    """All n rows, then bootstrap draws of them: how many times each is taken, float64 (1 + draws, n)."""
+    rows = torch.randint(n, (draws, n), generator=torch.Generator().manual_seed(seed))
+    taken = torch.zeros(draws, n).scatter_add_(1, rows, torch.ones(draws, n))
+    return torch.cat([torch.ones(1, n), taken]).double()
 
 
 def _cubic(x: Tensor, y: Tensor) -> Tensor:
@@ -329,7 +367,7 @@ def sample(
     labels: Tensor | None = None,
     sampler: Sampler = ancestral,
 ) -> Tensor:
-    """n images (n, *shape) with a progress bar: x_0 clipped, no guidance; `sampler` is one of `samplers`."""
+    """n images (n, *shape) with a progress bar, x_0 clipped; `sampler` is one of `samplers`."""
     generator = torch.Generator().manual_seed(seed)
     x = start_noise(n, shape, generator) * float(schedule(schedule.T)[1])  # far from 1 on VE
     states = sampler(clip_x0(in_parts(eps_net, labels), schedule), schedule, x, times, generator=generator)

@@ -132,6 +132,19 @@ def curves(x: Sequence[float], named: Mapping[str, Sequence[float]], xlabel: str
     return figure
 
 
+def labelled(lines: Mapping[str, Mapping[str, tuple[float, float]]], xlabel: str, ylabel: str) -> Figure:
+    """Lines through points (x, y), each point with its own label beside it: a trade-off over a scale, say."""
+    figure = Figure(figsize=(6, 3.4), layout="tight")
+    axes = figure.subplots()
+    for colour, (name, points) in zip(COLOURS, lines.items(), strict=False):
+        axes.plot(*zip(*points.values(), strict=True), marker="o", markersize=4, color=colour, label=name)
+        for label, at in points.items():
+            axes.annotate(label, at, xytext=(4, 4), textcoords="offset points", fontsize=8, color=colour)
+    axes.set(xlabel=xlabel, ylabel=ylabel)
+    axes.legend(fontsize=8)
+    return figure
+
+
 def errors_by_calls(panels: Mapping[str, Mapping[str, Mapping[int, float]]]) -> Figure:
     """Panels side by side, in each the errors of samplers (by name) over their network calls, all axes logarithmic.
 

@@ -5,6 +5,7 @@ from ddpm_path.lab.exercises.classifier_guidance import CLASS_GRADIENT, GUIDED_E
 from ddpm_path.lab.exercises.ddim import SLERP, STEP_OF_ETA
 from ddpm_path.lab.exercises.ddpm import MARGINAL_FROM_CHAIN, MEAN_FROM_EPS, POSTERIOR_MEAN, TRAINING_PAIR
 from ddpm_path.lab.exercises.early import BIT_MARGINAL, GAUSSIAN_PRODUCT
+from ddpm_path.lab.exercises.free import DROPPED_CONDITION, DYNAMIC_THRESHOLD
 from ddpm_path.lab.exercises.improved import IMPORTANCE_WEIGHTS, LEARNED_VARIANCE
 from ddpm_path.lab.exercises.likelihood import BIN_LOG_PROB, BOUND_WEIGHT
 from ddpm_path.lab.exercises.pndm import MULTISTEP_WEIGHTS, TRANSFER
@@ -33,6 +34,8 @@ EXERCISES: tuple[Exercise, ...] = (
     IMPORTANCE_WEIGHTS,
     CLASS_GRADIENT,
     GUIDED_EPS,
+    DROPPED_CONDITION,
+    DYNAMIC_THRESHOLD,
     TRANSFER,
     MULTISTEP_WEIGHTS,
 )
@@ -43,6 +46,8 @@ __all__ = [
     "BOUND_WEIGHT",
     "CLASS_GRADIENT",
     "CORRECTED",
+    "DROPPED_CONDITION",
+    "DYNAMIC_THRESHOLD",
     "EXERCISES",
     "GAUSSIAN_PRODUCT",
     "GUIDED_EPS",
