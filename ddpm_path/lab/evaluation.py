@@ -10,14 +10,13 @@ import torch
 from torch import Tensor
 
 from ddpm_path.gaussian import fixed_large, fixed_small
-from ddpm_path.guidance import clip_x0
 from ddpm_path.lab import datasets, metrics, zoo
 from ddpm_path.lab.datasets import Images
 from ddpm_path.lab.errors import unknown
 from ddpm_path.lab.files import replacing
 from ddpm_path.lab.metrics import Result, Settings
 from ddpm_path.lab.recipes import Recipe
-from ddpm_path.losses import Reverse, fixed_variance
+from ddpm_path.losses import Reverse
 from ddpm_path.samplers import Variance
 
 VARIANCES: dict[str, Variance] = {"small": fixed_small, "large": fixed_large}
@@ -82,8 +81,7 @@ def _bits(
 def _reverse(name: str, folder: Path, recipe: Recipe, labels: Tensor | None, variance: str | None) -> Reverse:
     """The model's step back on the whole chain, x_0 clipped."""
     net, schedule = zoo.load(name, folder)
-    eps_fn = clip_x0(metrics.in_parts(net, labels), schedule)
-    return fixed_variance(eps_fn, schedule, VARIANCES[variance or "large"], recipe.times(1000))
+    return metrics.clipped_reverse(net, schedule, labels, VARIANCES[variance or "large"], recipe.times(1000))
 
 
 def _samples(

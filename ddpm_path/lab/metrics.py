@@ -20,8 +20,8 @@ from ddpm_path.exact import FiniteData, GaussianMixture
 from ddpm_path.gaussian import q_sample
 from ddpm_path.guidance import Classifier, clip_x0
 from ddpm_path.lab.datasets import Images, check_images
-from ddpm_path.losses import Network, Reverse, bound_term, prior_term
-from ddpm_path.samplers import Sampler, ancestral, last, start_noise
+from ddpm_path.losses import Network, Reverse, bound_term, fixed_variance, prior_term
+from ddpm_path.samplers import Sampler, Variance, ancestral, last, start_noise
 from ddpm_path.schedule import EpsFn, Schedule
 
 CONFIDENT = 0.9
@@ -274,6 +274,18 @@ class Bits(NamedTuple):
     def total(self) -> Tensor:
         """The whole bound of each image."""
         return self.prior + self.rate + self.distortion
+
+    def __str__(self) -> str:
+        """The means over images."""
+        parts = ", ".join(f"{part} {value.mean():.5f}" for part, value in self._asdict().items())
+        return f"{self.total.mean():.3f} bits/dim: {parts}"
+
+
+def clipped_reverse(
+    net: Network, schedule: Schedule, labels: Tensor | None, variance: Variance, times: Sequence[float] = (2, 1, 0)
+) -> Reverse:
+    """The step back of a noise predictor with x_0 clipped and a fixed variance, as the paper's code codes images."""
+    return fixed_variance(clip_x0(in_parts(net, labels), schedule), schedule, variance, times)
 
 
 @torch.no_grad()

@@ -145,6 +145,15 @@ def labelled(lines: Mapping[str, Mapping[str, tuple[float, float]]], xlabel: str
     return figure
 
 
+def log_curves(x: Sequence[float], named: Mapping[str, Sequence[float]], xlabel: str, ylabel: str) -> Figure:
+    """As `curves`, without markers and with both axes logarithmic."""
+    figure = curves(x, named, xlabel, ylabel)
+    figure.axes[0].set(xscale="log", yscale="log")
+    for line in figure.axes[0].lines:
+        line.set_marker("")
+    return figure
+
+
 def errors_by_calls(panels: Mapping[str, Mapping[str, Mapping[int, float]]]) -> Figure:
     """Panels side by side, in each the errors of samplers (by name) over their network calls, all axes logarithmic.
 

@@ -218,7 +218,7 @@ HALF: dict[str, int | float | list[int]] = {
 TINY: dict[str, int | float | list[int]] = {
     "channels": 1,
     "classes": 0,
-    "patch": 2,
+    "patch": 4,
     "widths": [24, 40],
     "attention": [1],
     "head_width": 40,
@@ -240,7 +240,6 @@ RECIPES: dict[str, Recipe] = {
     "digits-live": Recipe("digits", SMALL, steps=1000),
     "mnist": Recipe("mnist", SMALL, steps=9000, restart=6000),
     **{f"compare-linear-simple-{seed}": _compared("linear", "simple", seed) for seed in range(3)},
-    **{f"compare-linear-bound-{seed}": _compared("linear", "bound", seed) for seed in range(3)},
     **{f"compare-cosine-simple-{seed}": _compared("cosine", "simple", seed) for seed in range(3)},
     **{f"compare-cosine-hybrid-{seed}": _learning(_compared("cosine", "simple", seed), "hybrid") for seed in range(3)},
     **{
