@@ -193,7 +193,7 @@ def learn(k):
     o_net, draw = small.MLP(256), seed(k)
     less = lambda: -loss(both(nets["cosine", k], o_net), draw, train.stratified_times(64, 1000, draw)).mean()  # noqa: E731
     train.maximise(less, o_net.parameters(), 250, 2e-3, f"variance, seed {k}")
-    return o_net
+    return o_net.requires_grad_(False)
 
 
 o_nets = [learn(k) for k in range(3)]
@@ -201,11 +201,11 @@ eps, some = torch.randn(test.shape, generator=seed(1)), (1, 2, 5, 10, 20, 50, 10
 mean_v = lambda k, t: float(o_nets[k](gaussian.q_sample(test, eps, cosine(t)), torch.full((355,), t)).mean() + 1) / 2  # noqa: E731
 figure = plots.curves(some, {f"seed {k}": [mean_v(k, t) for t in some] for k in range(3)}, "t", "v, mean over pixels")
 figure.axes[0].set(xscale="log")
-plots.show(figure, "For all seeds v falls from 0.9 at t = 2 to 0.2 at t = 100, and stays low.")
+plots.show(figure, "For three seeds v falls from 0.9 at t = 1 to 0.2 at t = 100, then rises to 0.5.")
 
 # %% [markdown]
 # **You should see** $v$ fall with $t$, as for a narrow $\sigma$: amid noise the network is sure of its pixels, next to
-# the data it is not.
+# the data not. Beyond 100 the variances are too alike.
 #
 # ## Which times to draw
 #
@@ -219,7 +219,7 @@ gain = torch.zeros(2, 3)
 for k in tqdm(range(3), desc="gradients"):
     torch.manual_seed(k)
     fresh = recipes.RECIPES["compare-cosine-simple-0"].network(), small.MLP(256)
-    final = zoo.load_network(f"compare-cosine-simple-{k}")[0].requires_grad_(), o_nets[k]
+    final = zoo.load_network(f"compare-cosine-simple-{k}")[0].requires_grad_(), o_nets[k].requires_grad_()
     for i, pair in enumerate((fresh, final)):
         draw, weights = seed(k), [p for part in pair for p in part.parameters()]
         p, gain[i, k] = metrics.importance_gain(partial(loss, both(*pair), draw), weights, 1000, 2, draw)
@@ -258,7 +258,7 @@ claim("improved-variance-draws", torch.tensor(farther))
 
 # %% [markdown]
 # **You should see** the learned variance code best throughout. Of the fixed ones small wins in 25 steps, large in
-# 100. After 600 steps their digits are crude.
+# 100. Their digits are crude.
 #
 # ## Exercises
 #
