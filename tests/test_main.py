@@ -290,4 +290,4 @@ def test_help_is_fast_and_imports_no_torch() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
     done = subprocess.run([sys.executable, "-m", "ddpm_path", "--help"], capture_output=True, text=True, check=True)
-    assert all(command in done.stdout for command in ("list", "run", "train", "sample"))
+    assert all(command in done.stdout for command in ("list", "run", "train", "sample", "evaluate"))

@@ -33,6 +33,8 @@ from ddpm_path.lab.metrics import (
     train_recogniser,
     wasserstein,
 )
+from ddpm_path.samplers import ancestral
+from ddpm_path.schedule import VE, VP
 
 
 class Says(Recogniser):
@@ -377,3 +379,17 @@ def test_wasserstein_of_a_shifted_and_of_a_widened_world():
     wide, narrow = isotropic_mixture([1.0], [[0.0]], 2.0), isotropic_mixture([1.0], [[0.0]], 1.0)
     found = wasserstein(narrow.quantile(share, (1.0, 0.0)), wide)
     assert abs(found - math.sqrt(2 / math.pi)) < 2e-4  # midpoints leave out a little of both tails
+
+
+def test_sampling_starts_at_the_deviation_of_the_schedule():
+    """On VE pure noise is N(0, sigma_max^2): a start of deviation 1 would be taken for one of the last levels."""
+    starts = {}
+    for name, schedule in {"ve": VE(0.02, 18.5), "vp": VP()}.items():
+
+        def remember(eps_fn, schedule, x, times, generator, name=name):
+            starts[name] = x
+            return ancestral(eps_fn, schedule, x, times, generator=generator)
+
+        sample(lambda x, t, label: 0 * x, schedule, 4, (1, 16, 16), [1.0, 0.5, 0.0], 0, None, remember)
+    assert 18 < float(starts["ve"].std()) < 19
+    torch.testing.assert_close(starts["ve"] / 18.5, starts["vp"] / float(VP()(1.0)[1]))

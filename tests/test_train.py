@@ -10,7 +10,7 @@ import torch
 from ddpm_path.lab import checkpoint, train
 from ddpm_path.lab.datasets import digits, to_display
 from ddpm_path.lab.recipes import ClassifierRecipe, Recipe
-from ddpm_path.schedule import VP
+from ddpm_path.schedule import VE, VP
 from ddpm_path.unet import UNet
 
 TINY = Recipe(
@@ -81,6 +81,22 @@ def test_a_network_of_an_sde_is_shown_the_sde_s_levels_on_a_chain_s_clock(data, 
     for (*_, t, _), net_t in zip(losses, handed, strict=True):
         assert bool((t >= 1e-5).all() and (t <= 1).all())
         torch.testing.assert_close(net_t, 1000 * t)
+
+
+def test_song2020_technique3_a_recipe_of_T_0_hides_the_time(data, monkeypatch):
+    """Trained and loaded alike: the network is handed 0, whatever the level."""
+    quiet(monkeypatch)
+    recipe, handed, forward = replace(TINY, steps=2, betas="ve-digits", T=0, prediction="eps"), [], UNet.forward
+
+    def listening(self, x, t, label=None):
+        handed.append(t)
+        return forward(self, x, t, label)
+
+    monkeypatch.setattr(UNet, "forward", listening)
+    losses = spied(monkeypatch)
+    train.train(recipe, data)
+    assert all(bool((t == 0).all()) for t in handed) and len(handed) == 2
+    assert all(float(t.max()) > 0.5 and schedule == VE(0.02, 18.5) for _, _, schedule, _, t, _ in losses)
 
 
 def test_training_on_dequantised_images_draws_afresh_within_each_pixel_s_bin(data, monkeypatch):

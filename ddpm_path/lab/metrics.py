@@ -6,7 +6,7 @@ to be compared. None of these is called FID: the features are a small classifier
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -18,10 +18,10 @@ from tqdm import tqdm
 
 from ddpm_path.exact import FiniteData, GaussianMixture
 from ddpm_path.gaussian import q_sample
-from ddpm_path.guidance import Classifier, clip_x0
+from ddpm_path.guidance import Classifier, clip_x0, on_eps
 from ddpm_path.lab.datasets import Images, check_images
-from ddpm_path.losses import Network, Reverse, bound_term, prior_term
-from ddpm_path.samplers import Sampler, ancestral, last, start_noise
+from ddpm_path.losses import LossHistory, Network, Reverse, bound_term, fixed_variance, prior_term
+from ddpm_path.samplers import Sampler, Variance, ancestral, ancestral_learned, last, start_noise
 from ddpm_path.schedule import EpsFn, Schedule
 
 CONFIDENT = 0.9
@@ -275,6 +275,18 @@ class Bits(NamedTuple):
         """The whole bound of each image."""
         return self.prior + self.rate + self.distortion
 
+    def __str__(self) -> str:
+        """The means over images."""
+        parts = ", ".join(f"{part} {value.mean():.5f}" for part, value in self._asdict().items())
+        return f"{self.total.mean():.3f} bits/dim: {parts}"
+
+
+def clipped_reverse(
+    net: Network, schedule: Schedule, labels: Tensor | None, variance: Variance, times: Sequence[float] = (2, 1, 0)
+) -> Reverse:
+    """The step back of a noise predictor with x_0 clipped and a fixed variance, as the paper's code codes images."""
+    return fixed_variance(clip_x0(in_parts(net, labels), schedule), schedule, variance, times)
+
 
 @torch.no_grad()
 def bits(
@@ -296,6 +308,49 @@ def bits(
         eps = torch.randn(images.shape, generator=draw)
         terms.append((high - low) * bound_term(reverse, schedule, images, rising[k], rising[k - 1], eps))
     return Bits(prior_term(schedule, images, times[0]), torch.stack(terms[1:]).sum(0), terms[0])
+
+
+def gradient_noise(
+    losses: Callable[[Tensor], Tensor],
+    weights: Sequence[Tensor],
+    p: Tensor,
+    batch: int = 16,
+    draws: int = 20,
+    generator: torch.Generator | None = None,
+) -> float:
+    """How noisy the gradient of a mean over t is with times drawn from p (T,): the median of |g - their mean|^2.
+
+    losses: whole times (batch,), drawn independently, to their losses (batch,), a function of `weights`; each counts
+    1 / (T p_t). One gradient g for each of `draws` batches.
+    """
+    gradients = []
+    for _ in range(draws):
+        t = torch.multinomial(p, batch, replacement=True, generator=generator) + 1
+        loss = (losses(t.double()) / (len(p) * p[t - 1])).mean()
+        gradients.append(torch.cat([part.flatten() for part in torch.autograd.grad(loss, list(weights))]))
+    stacked = torch.stack(gradients)  # (draws, number of weights)
+    return float((stacked - stacked.mean(0)).square().sum(1).median())
+
+
+def importance_gain(
+    losses: Callable[[Tensor], Tensor],
+    weights: Sequence[Tensor],
+    T: int,
+    each: int = 2,
+    generator: torch.Generator | None = None,
+) -> tuple[Tensor, float]:
+    """What drawing times by importance is worth: eq. 18's p (T,), and log2 of the `gradient_noise` that it saves.
+
+    losses as in `gradient_noise`; p follows from `each` of them at every time, drawn here. Positive where the gradient
+    is less noisy than with uniform times [Nichol 2021, sec. 3.3].
+    """
+    history = LossHistory(T, each)
+    with torch.no_grad():
+        for t in torch.split(torch.arange(1.0, T + 1).repeat(each), 200):
+            history.add(t, losses(t))
+    p = history.probabilities()
+    uniform, drawn = (gradient_noise(losses, weights, q, generator=generator) for q in (torch.full_like(p, 1 / T), p))
+    return p, math.log2(uniform / drawn)
 
 
 @torch.no_grad()
@@ -369,8 +424,25 @@ def sample(
 ) -> Tensor:
     """n images (n, *shape) with a progress bar, x_0 clipped; `sampler` is one of `samplers`."""
     generator = torch.Generator().manual_seed(seed)
-    x = start_noise(n, shape, generator)
+    x = start_noise(n, shape, generator) * float(schedule(schedule.T)[1])  # far from 1 on VE
     states = sampler(clip_x0(in_parts(eps_net, labels), schedule), schedule, x, times, generator=generator)
+    return last(tqdm(states, total=len(times) - 1, desc=f"{n} samples"))
+
+
+def sample_learned(
+    net: Network,
+    schedule: Schedule,
+    n: int,
+    shape: Sequence[int],
+    times: Sequence[float],
+    seed: int,
+    labels: Tensor | None = None,
+) -> Tensor:
+    """As `sample`, for a network that learned its variance."""
+    generator = torch.Generator().manual_seed(seed)
+    x = start_noise(n, shape, generator)
+    clipped = on_eps(in_parts(net, labels), lambda eps_fn: clip_x0(eps_fn, schedule))
+    states = ancestral_learned(clipped, schedule, x, times, generator=generator)
     return last(tqdm(states, total=len(times) - 1, desc=f"{n} samples"))
 
 

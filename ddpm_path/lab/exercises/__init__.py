@@ -9,6 +9,8 @@ from ddpm_path.lab.exercises.free import DROPPED_CONDITION, DYNAMIC_THRESHOLD
 from ddpm_path.lab.exercises.improved import IMPORTANCE_WEIGHTS, LEARNED_VARIANCE
 from ddpm_path.lab.exercises.likelihood import BIN_LOG_PROB, BOUND_WEIGHT
 from ddpm_path.lab.exercises.pndm import MULTISTEP_WEIGHTS, TRANSFER
+from ddpm_path.lab.exercises.score import LANGEVIN_UPDATE, WEIGHTED_LOSS
+from ddpm_path.lab.exercises.sde import CORRECTED, SUB_VP_COEFFICIENTS
 from ddpm_path.lab.exercises.vae import IMPORTANCE_BOUND, KL_OF_NORMALS
 
 EXERCISES: tuple[Exercise, ...] = (
@@ -22,6 +24,10 @@ EXERCISES: tuple[Exercise, ...] = (
     TRAINING_PAIR,
     BIN_LOG_PROB,
     BOUND_WEIGHT,
+    LANGEVIN_UPDATE,
+    WEIGHTED_LOSS,
+    SUB_VP_COEFFICIENTS,
+    CORRECTED,
     STEP_OF_ETA,
     SLERP,
     LEARNED_VARIANCE,
@@ -39,6 +45,7 @@ __all__ = [
     "BIT_MARGINAL",
     "BOUND_WEIGHT",
     "CLASS_GRADIENT",
+    "CORRECTED",
     "DROPPED_CONDITION",
     "DYNAMIC_THRESHOLD",
     "EXERCISES",
@@ -47,6 +54,7 @@ __all__ = [
     "IMPORTANCE_BOUND",
     "IMPORTANCE_WEIGHTS",
     "KL_OF_NORMALS",
+    "LANGEVIN_UPDATE",
     "LEARNED_VARIANCE",
     "MARGINAL_FROM_CHAIN",
     "MEAN_FROM_EPS",
@@ -54,8 +62,10 @@ __all__ = [
     "POSTERIOR_MEAN",
     "SLERP",
     "STEP_OF_ETA",
+    "SUB_VP_COEFFICIENTS",
     "TRAINING_PAIR",
     "TRANSFER",
+    "WEIGHTED_LOSS",
     "Exercise",
     "check",
 ]

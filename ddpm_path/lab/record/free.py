@@ -4,10 +4,10 @@ from ddpm_path.lab.record.claim import Claim, State
 
 _GUIDED = (
     "Model: `digits` of the zoo, labels 0, 1, ..., 9, 0, ...; `classifier_free_batched`, then `clip_x0`; DDIM, 10 "
-    "steps of `uniform_times` from T, the same latents (seed 0) at the scales 1, 1.5, 2, 3, 4 and 8. A large set of 500 "
-    "latents (benchmarks/guidance.py) decides; the notebook, in its time, takes 80. "
+    "steps of `uniform_times` from T, the same latents (seed 0) at the scales 1, 1.5, 2, 3, 4 and 8. A larger set, 500 "
+    "latents (benchmarks/guidance.py), decides; the notebook, in its time, takes 80. "
 )
-_FEWER = " (Planned were 2,000 latents, and MNIST: the machine had no time for them.)"
+_FEWER = " (Planned were 2,000 latents, and MNIST beside them, which take hours.)"
 
 CLAIMS: tuple[Claim, ...] = (
     Claim(
@@ -29,8 +29,8 @@ CLAIMS: tuple[Claim, ...] = (
         "Margin: coverage at scale 1 - at scale 8. Its standard error: from 200 bootstrap draws of latents, the same "
         "for both.",
         State.HOLDS,
-        "0.997 at scale 1, 0.749 at 8, of 500; margin +0.248 +- 0.017. Up to 2 nothing is lost; of the notebook's 80 even "
-        "more is covered at 1.5 than at 1.",
+        "0.997 at scale 1, 0.749 at 8, of 500; margin +0.248 +- 0.017. Up to 2 little is lost; the notebook's 80 cover "
+        "more at 1.5 than at 1.",
     ),
     Claim(
         "free-against-classifier",
@@ -45,8 +45,8 @@ CLAIMS: tuple[Claim, ...] = (
         "interval, difference + 2 e, so that it holds unless classifier-free is clearly worse; standard error 0, since "
         "the interval is in the margin.",
         State.HOLDS,
-        "At coverage 0.975, of 500, the difference is +0.0006 +- 0.0019; margin +0.004. Both recognise nearly all there, so "
-        "the claim is mild; in doubt, classifier-free is ahead at every scale, sixfold at 1.5.",
+        "At coverage 0.975, of 500, the difference is +0.0006 +- 0.0019; margin +0.004. Both recognise nearly all "
+        "there, so the claim is mild; in doubt, classifier-free is ahead at every scale, sevenfold at 1.5.",
     ),
     Claim(
         "free-dynamic",
@@ -57,8 +57,8 @@ CLAIMS: tuple[Claim, ...] = (
         "distance to the test images, in the recogniser's features, of clipped samples - of thresholded ones. Margin: "
         "that; its standard error: from 200 bootstrap draws of latents, the same for both.",
         State.FAILS,
-        "Of the notebook's 80: margin -309 +- 130; of 100: -302 +- 100. It was made for photographs. Here most pixels are "
-        "-1 exactly, and dividing by the percentile greys them at every step." + _FEWER,
+        "Of the notebook's 80: margin -309 +- 130; of 100: -302 +- 100. It was made for photographs. Here most pixels "
+        "are -1 exactly, and dividing by the percentile greys them at every step." + _FEWER,
     ),
     Claim(
         "free-interval",
