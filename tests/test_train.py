@@ -9,8 +9,8 @@ import torch
 
 from ddpm_path.lab import checkpoint, train
 from ddpm_path.lab.datasets import digits, to_display
-from ddpm_path.lab.recipes import Recipe
-from ddpm_path.schedule import VP
+from ddpm_path.lab.recipes import ClassifierRecipe, Recipe
+from ddpm_path.schedule import VE, VP
 from ddpm_path.unet import UNet
 
 TINY = Recipe(
@@ -83,6 +83,22 @@ def test_a_network_of_an_sde_is_shown_the_sde_s_levels_on_a_chain_s_clock(data, 
         torch.testing.assert_close(net_t, 1000 * t)
 
 
+def test_song2020_technique3_a_recipe_of_T_0_hides_the_time(data, monkeypatch):
+    """Trained and loaded alike: the network is handed 0, whatever the level."""
+    quiet(monkeypatch)
+    recipe, handed, forward = replace(TINY, steps=2, betas="ve-digits", T=0, prediction="eps"), [], UNet.forward
+
+    def listening(self, x, t, label=None):
+        handed.append(t)
+        return forward(self, x, t, label)
+
+    monkeypatch.setattr(UNet, "forward", listening)
+    losses = spied(monkeypatch)
+    train.train(recipe, data)
+    assert all(bool((t == 0).all()) for t in handed) and len(handed) == 2
+    assert all(float(t.max()) > 0.5 and schedule == VE(0.02, 18.5) for _, _, schedule, _, t, _ in losses)
+
+
 def test_training_on_dequantised_images_draws_afresh_within_each_pixel_s_bin(data, monkeypatch):
     quiet(monkeypatch)
     losses = spied(monkeypatch)
@@ -131,6 +147,25 @@ def test_labels_are_dropped_example_by_example(data, monkeypatch):
     assert abs(dropped.mean() - 0.3) < 4 * math.sqrt(0.3 * 0.7 / dropped.numel())
     # Dropping whole batches would give rows of 0 or 1; binomial rows have variance 0.21 / 16.
     assert dropped.mean(1).var() < 3 * 0.21 / 16
+
+
+@pytest.mark.parametrize("dropout", [0.0, 1.0])
+def test_ho2022_the_null_row_learns_from_dropped_examples_alone(data, monkeypatch, dropout):
+    """No example dropped: no gradient for the null label. All dropped: for no other."""
+    gradients = []
+    clip = torch.nn.utils.clip_grad_norm_
+
+    def spy(parameters, most):
+        parameters = list(parameters)
+        gradients.extend(p.grad.clone() for p in parameters if p.shape[0] == 11)  # the table of labels
+        return clip(parameters, most)
+
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", spy)
+    trained = train.train(replace(TINY, steps=8, label_dropout=dropout), data)
+    assert [name for name, p in trained.net.named_parameters() if p.shape[0] == 11] == ["label.weight"]
+    classes, null = torch.stack(gradients).split([10, 1], dim=1)
+    nothing, something = (null, classes) if dropout == 0 else (classes, null)
+    assert not bool(nothing.any()) and bool(something.any())
 
 
 def test_training_learns_more_than_the_average_image(data):
@@ -281,3 +316,60 @@ def test_maximise_climbs_to_the_top_and_names_a_value_that_is_not_finite():
     torch.testing.assert_close(at.detach(), torch.tensor([1.0, 0.5]), rtol=0, atol=1e-3)
     with pytest.raises(FloatingPointError, match="objective nan at step 0: lower lr"):
         train.maximise(lambda: at.sum() * math.nan, [at], 3, 0.1, "fall")
+
+
+# --- the noisy classifier
+
+READER = ClassifierRecipe(
+    "digits",
+    {"channels": 1, "classes": 10, "size": 8, "patch": 2, "widths": [16, 32], "attention": [1], "head_width": 16},
+    steps=60,
+    batch=32,
+    lr=1e-2,
+    warmup=5,
+)
+
+
+class Records(torch.nn.Module):
+    """Answers a guess that it can train, and remembers what it was shown."""
+
+    def __init__(self):
+        super().__init__()
+        self.guess, self.shown = torch.nn.Parameter(torch.zeros(10)), []
+
+    def forward(self, x, t):
+        self.shown.append((x, t))
+        return self.guess.expand(len(x), 10).log_softmax(1)
+
+
+@pytest.mark.parametrize("last", [1000, 300, 1])
+def test_dhariwal2021_sec4_a_classifier_is_shown_images_as_noisy_as_it_is_told(data, monkeypatch, last):
+    net = Records()
+    monkeypatch.setattr(ClassifierRecipe, "network", lambda recipe: net)
+    train.train_classifier(replace(READER, last=last, batch=300), data)
+    x, t = (torch.cat(parts) for parts in zip(*net.shown, strict=True))
+    assert t.min() == 1 and t.max() == last and bool((t == t.round()).all())
+    for low, high in ((1, 1), (200, 250), (900, 1000)):
+        some = x[(t >= low) & (t <= high)]
+        if len(some) > 100:
+            scale, std = READER.schedule()((low + high) / 2)
+            level = scale**2 * data.train.square().mean() + std**2
+            assert abs(some.square().mean() / level - 1) < 0.1, (low, high)
+
+
+def test_a_classifier_learns_repeats_and_leaves_the_global_seed_alone(data):
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    net, again = (train.train_classifier(replace(READER, last=200, steps=120), data) for _ in range(2))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert all(torch.equal(a, b) for a, b in zip(net.parameters(), again.parameters(), strict=True))
+    seen = net(data.train, torch.ones(len(data.train))).argmax(1)
+    assert (seen == data.train_labels).double().mean() > 0.5  # a guess is right in 0.1
+    assert not net.training and not any(p.requires_grad for p in net.parameters())
+
+
+def test_a_classifier_whose_loss_explodes_says_so_and_odd_images_are_refused(data):
+    with pytest.raises(FloatingPointError, match=r"loss (nan|inf) at step \d: lower lr = 1e\+30"):
+        train.train_classifier(replace(READER, lr=1e30, warmup=1), data)
+    with pytest.raises(ValueError, match="expected"):
+        train.train_classifier(READER, data._replace(train=(data.train + 1) * 127.5))
