@@ -89,8 +89,8 @@ CLAIMS: tuple[Claim, ...] = (
         "strata, seed 0: the same images, times and noise for all. Margin: the mean over k of bits/dim(L_simple) - "
         "bits/dim(L)." + _SEEDS,
         State.HOLDS,
-        "5.91 for 6.27 bits/dim; margin +0.36 +- 0.016. More than these digits' 17 grey levels are worth, 4.1 bits: the "
-        "networks are tiny, and the decoder knows 256 levels.",
+        "5.91 for 6.27 bits/dim; margin +0.36 +- 0.016. More than these digits' 17 grey levels are worth, 4.1 bits: "
+        "the networks are tiny, and the decoder knows 256 levels.",
     ),
     Claim(
         "ddpm-simple-draws",
@@ -114,7 +114,7 @@ CLAIMS: tuple[Claim, ...] = (
         "of an image's bits, the mean over k and all images, - 0.5. Its standard error: from the spread over images "
         "of the mean over k.",
         State.FAILS,
-        "The distortion is 1.95 of 6.27 bits/dim; margin -0.189 +- 0.001. At 8x8 neighbours tell little of a pixel, so the "
-        "rate, 4.31, is much larger than on CIFAR-10.",
+        "The distortion is 1.95 of 6.27 bits/dim; margin -0.189 +- 0.001. At 8x8 neighbours tell little of a pixel, so "
+        "the rate, 4.31, is much larger than on CIFAR-10.",
     ),
 )
