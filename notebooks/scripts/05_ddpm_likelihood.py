@@ -148,7 +148,7 @@ claims.measure("ddpm-fine-detail", share.mean() - 0.5, share.std() / len(share) 
 # %% [markdown]
 # **You should see** $L$ save a third of a bit. $x_0$ and the mean cost far more: near data they must copy $x_t$ through
 # all layers; eps need not. **If instead** the rate is 0.004, you took a mean over $t$. The paper's distortion is half
-# all bits; here less.
+# of all bits; here less.
 #
 # *Predict:* who draws better?
 
