@@ -36,6 +36,10 @@ Noise = Callable[[], Tensor]
 Variance = Callable[[AnyLevel, AnyLevel], Coefficient]
 Shift = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 After = Callable[[Tensor, float], Tensor]
+Predictor = Callable[[Schedule, Tensor, Tensor, float, float], tuple[Tensor, Coefficient]]
+"""Schedule, x_t, its eps, t and s to mean and variance of x_s; `sde` has them."""
+Corrector = Callable[[Tensor, Tensor, float], Coefficient]
+"""eps, the noise to add, and alpha = (scale_t / scale_s)^2 to a Langevin step's size, as a share of std^2; in `sde`."""
 Halfway = Callable[[Schedule, float, float], float]
 Probe = Callable[[Tensor, float], Tensor]
 Start = Callable[[Probe, Tensor, float, float], Tensor]
@@ -454,6 +458,65 @@ def _weighted(weights: Sequence[Tensor], tensors: Sequence[Tensor]) -> Tensor:
     for weight, tensor in zip(weights[1:], tensors[1:], strict=True):
         total.addcmul_(weight, tensor)
     return total
+
+
+def predictor_corrector(
+    eps_fn: EpsFn,
+    schedule: Schedule,
+    x: Tensor,
+    times: Sequence[float],
+    predictor: Predictor,
+    corrector: Corrector | None = None,
+    corrections: int = 1,
+    after: After | None = None,
+    generator: torch.Generator | None = None,
+) -> Iterator[State]:
+    """A step of the reverse SDE or ODE, then Langevin steps at the level it leads to [Song 2021, alg. 1].
+
+    As `ancestral`, with the predictors and correctors of `sde`; on VE the start has deviation std_T. At s = 0 the
+    estimate of x_0 is the answer, of every predictor: let times end (..., eps, 0), as `even_times` do, and that step
+    is the denoising. `after` is called after both updates, and denoising comes before it, so it acts on what is
+    unknown, too. One network call a step and `corrections` more at each level with noise. The published code corrects
+    before it predicts. ValueError also for no corrections.
+    """
+    if corrections < 1:
+        raise ValueError(f"{corrections} corrections: ask for 1 or more, or leave the corrector out")
+    times, levels = _check(schedule, x, times)
+    draw = noise_source(len(x), x.shape[1:], generator, x.dtype, x.device)
+    return _predictor_corrector(eps_fn, schedule, x, times, levels, predictor, corrector, corrections, after, draw)
+
+
+@torch.no_grad()
+def _predictor_corrector(
+    eps_fn: EpsFn,
+    schedule: Schedule,
+    x: Tensor,
+    times: Sequence[float],
+    levels: Levels,
+    predictor: Predictor,
+    corrector: Corrector | None,
+    corrections: int,
+    after: After | None,
+    draw: Noise,
+) -> Iterator[State]:
+    for t, s, now, then in zip(times, times[1:], levels, levels[1:], strict=False):
+        eps = _ask(eps_fn, x, t)
+        x0 = x0_from_eps(x, eps, now)
+        if then[1] > 0:
+            mean, variance = predictor(schedule, x, eps, t, s)
+            x = mean + expand(variance, x).sqrt() * draw()
+        else:
+            x = x0
+        if after is not None:
+            x = after(x, s)
+        if corrector is not None and then[1] > 0:
+            for _ in range(corrections):
+                eps, z = _ask(eps_fn, x, s), draw()
+                step = expand(corrector(eps, z, (now[0] / then[0]) ** 2), x)
+                x = x + then[1] * ((2 * step).sqrt() * z - step * eps)
+                if after is not None:
+                    x = after(x, s)
+        yield State(s, x, x0)
 
 
 def ddim_invert(eps_fn: EpsFn, schedule: Schedule, x: Tensor, times: Sequence[float]) -> Iterator[State]:

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 import torch
+from crash import crash
 
 from ddpm_path.lab import checkpoint
 from ddpm_path.lab.checkpoint import alone, append, load, save
@@ -116,3 +117,9 @@ def test_rows_are_added_under_one_header(tmp_path):
     append(path, ["step", "loss"], [[0, 0.5], [1, 0.25]])
     append(path, ["step", "loss"], [[2, 0.125]])
     assert path.read_text().split() == ["step,loss", "0,0.5", "1,0.25", "2,0.125"]
+
+
+@pytest.mark.slow
+def test_a_run_killed_again_and_again_ends_as_one_that_never_was():
+    """`python tests/crash.py 25` does it in full."""
+    assert crash(4) == 2

@@ -260,7 +260,7 @@ def openai_to_diffusers(weights, levels, blocks, heads, interleaved):
         elif rest == "proj_out":
             out[f"{to}.to_out.0.{kind}"] = value.squeeze(-1) if kind == "weight" else value
         else:
-            out[f"{to}.{ {'norm': 'group_norm'}.get(rest) or resnet[rest]}.{kind}"] = value
+            out[f"{to}.{ {'norm': 'group_norm'}.get(rest) or resnet[rest] }.{kind}"] = value
     return out
 
 
@@ -415,7 +415,11 @@ def test_a_pickle_that_wants_to_run_code_is_refused_and_does_not_run(tmp_path, s
 
 
 def test_files_that_are_no_weights_are_refused(tmp_path):
-    for name, words in (("model.pt", "is refused|damaged"), ("model.safetensors", "not a safetensors"), ("model.npz", r"\.pth")):
+    for name, words in (
+        ("model.pt", "is refused|damaged"),
+        ("model.safetensors", "not a safetensors"),
+        ("model.npz", r"\.pth"),
+    ):
         (tmp_path / name).write_bytes(b"no weights")
         with pytest.raises(ValueError, match=words):
             zoo.from_published(tmp_path / name)

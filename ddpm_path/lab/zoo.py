@@ -43,6 +43,17 @@ def names(folder: Path = ZOO) -> list[str]:
     return sorted(path.stem for path in folder.glob("*.json"))
 
 
+def find(name: str) -> tuple[str, Path]:
+    """A model's name and folder, from either a shipped model's name or a folder that `train` wrote one to."""
+    path = Path(name)
+    if name in names() or not path.is_dir():
+        return name, ZOO
+    found = names(path)
+    if len(found) != 1:
+        raise ValueError(f"{path} holds {len(found)} models; name a folder with one, as `train --out` leaves it")
+    return found[0], path
+
+
 def card(name: str, folder: Path = ZOO) -> Card:
     """A model's card: its recipe, data, seed, time, device and metrics. ValueError for an unknown name."""
     path = folder / f"{name}.json"
