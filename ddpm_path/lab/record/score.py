@@ -22,8 +22,8 @@ CLAIMS: tuple[Claim, ...] = (
         "walks that end nearer to the small mode. Margin: the smaller of 0.1 - |annealed share - 0.2| and |plain share "
         "- 0.2| - 0.1; standard error: the binomial one of that share.",
         State.HOLDS,
-        "0.194 of the annealed and 0.496 of the plain walks end in the small heap, 0.52 start on its side; margin +0.094 "
-        "+- 0.011.",
+        "0.194 of the annealed and 0.496 of the plain walks end in the small heap, 0.52 start on its side; margin "
+        "+0.094 +- 0.011.",
     ),
     Claim(
         "ncsnv2-first-level",
@@ -61,8 +61,8 @@ CLAIMS: tuple[Claim, ...] = (
         "Error: squared distance to the exact eps on 4,096 draws (seed 9). Margin: the mean over networks of "
         "log2(error of the last weights / error of their average); its standard error: from the spread over networks.",
         State.UNDECIDED,
-        "Squared distances 0.0610 and 0.0585 in the mean; margin +0.059 +- 0.044. A first run, which drew its data batch "
-        "by batch from the same seeds, had +0.098 +- 0.039: with four networks it is too near to call.",
+        "Squared distances 0.0610 and 0.0585 in the mean; margin +0.059 +- 0.044. A first run, which drew its data "
+        "batch by batch from the same seeds, had +0.098 +- 0.039: with four networks it is too near to call.",
     ),
     Claim(
         "ncsnv2-sampling",
