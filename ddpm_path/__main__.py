@@ -57,7 +57,7 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser("doctor", help="look for what is missing or wrong on this machine, and how to mend it")
 
     training = commands.add_parser("train", help="make a shipped model again, or one of your own images")
-    training.add_argument("name", metavar="NAME", nargs="?", help="a recipe: digits, digits-recogniser, mnist-classifier, ...")
+    training.add_argument("name", metavar="NAME", nargs="?", help="a recipe: digits, mnist-classifier, ...")
     training.add_argument("--data", type=Path, metavar="FOLDER", help="instead of NAME: images to train on")
     training.add_argument("--size", type=_positive, help="with --data: pixels a side (default: 32)")
     training.add_argument("--out", type=Path, help="folder (default: build/train/NAME)")

@@ -36,7 +36,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> Shown:
         dog = torch.zeros(len(x), dtype=torch.bool) if label is None else label == 1
         return (x - scale * torch.where(dog, 0.25, 0.75).view(-1, 1, 1, 1)) / std
 
-    def card(name: str) -> dict[str, Any]:
+    def card(name: str, folder: Path) -> dict[str, Any]:
         assert name == "toy"
         return {
             "recipe": {"net": {"channels": 2, "classes": 2, "widths": [8]}, "label_dropout": 0.1},
@@ -52,7 +52,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> Shown:
         shown.path = path
 
     monkeypatch.setattr(zoo, "card", card)
-    monkeypatch.setattr(zoo, "load", lambda name: (net, schedule))
+    monkeypatch.setattr(zoo, "load", lambda name, folder: (net, schedule))
     monkeypatch.setattr(plots, "grid", grid)
     monkeypatch.setattr(plots, "save", save)
     return shown
@@ -152,14 +152,14 @@ def test_what_cannot_be_guided(
         "size": 4,
         "classes": ["cat", "dog"],
     }
-    monkeypatch.setattr(zoo, "card", lambda name: card)
+    monkeypatch.setattr(zoo, "card", lambda name, folder: card)
     assert message in fails(["sample", "toy", *more], capsys)
     assert not drawn
 
 
 def test_sample_is_set_by_seed_and_sampler(drawn: Shown, monkeypatch: pytest.MonkeyPatch) -> None:
     schedule = Discrete.from_betas(linear_betas())
-    monkeypatch.setattr(zoo, "load", lambda name: (lambda x, t, label=None: 0.5 * x, schedule))
+    monkeypatch.setattr(zoo, "load", lambda name, folder: (lambda x, t, label=None: 0.5 * x, schedule))
     command = ["sample", "toy", "--steps", "5", "--n", "2"]
     for more in ([], [], ["--seed", "1"], ["--sampler", "ancestral-large"], ["--n", "1"]):
         assert main([*command, *more]) == 0
@@ -212,7 +212,7 @@ def test_sample_takes_every_sampler_on_every_grid(
 
 def test_sample_takes_eta_and_a_start(drawn: Shown, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
     schedule = Discrete.from_betas(linear_betas())
-    monkeypatch.setattr(zoo, "load", lambda name: (lambda x, t, label=None: 0.5 * x, schedule))
+    monkeypatch.setattr(zoo, "load", lambda name, folder: (lambda x, t, label=None: 0.5 * x, schedule))
     for more in ([], ["--eta", "0"], ["--eta", "0.5"], ["--start", "400"], ["--grid", "quadratic"]):
         assert main(["sample", "toy", "--sampler", "ddim", "--steps", "5", "--n", "2", *more]) == 0
     plain, zero, half, later, quadratic = drawn
