@@ -68,7 +68,7 @@ show(rows, "Six rows of digits, clean but for a 6 and a 7 of cosine started at 6
 
 # %% [markdown]
 # **You should see** that linear's last 400 steps hold 3 bits of an image: it draws as well without them. Cosine's hold
-# 54, and without them it botches its 6 and 7. Both rows are *one* network's: `on_schedule` moves it.
+# 54, and without them it botches its 6 and 7. All rows are *one* network's: `on_schedule` moves it.
 #
 # ## Bits, term by term
 #
@@ -257,7 +257,8 @@ for k in range(3):
 claim("improved-variance-draws", torch.tensor(farther))
 
 # %% [markdown]
-# **You should see** the learned variance code best throughout. Of the fixed ones the small wins in 25 steps.
+# **You should see** the learned variance code best throughout. Of the fixed ones small wins in 25 steps, large in
+# 100. After 600 steps their digits are crude.
 #
 # ## Exercises
 #
@@ -281,4 +282,4 @@ _ = check(IMPORTANCE_WEIGHTS, importance_weights)
 # %% [markdown]
 # ## What to read next
 #
-# The paper's section 5 on recall, and `13_guidance`.
+# The paper's section 5 on recall; then `13_classifier_guidance`.
