@@ -23,18 +23,19 @@ from ddpm_path.convolution import (
     transposed_field,
 )
 
-
 Convolution = TypeVar("Convolution", nn.Conv2d, nn.ConvTranspose2d)
 
 
 def convolution_of(linear: nn.Linear, window: int) -> nn.Conv2d:
-    """The convolution that slides a fully connected layer over a larger map: its weights, reshaped [Long 2014, sec. 3.1].
+    """The convolution that slides a fully connected layer over a map: its weights, reshaped [Long 2014, sec. 3.1].
 
     The layer reads a flattened (C, window, window). ValueError if its inputs are no such map.
     """
     channels = linear.in_features // window**2
     if channels * window**2 != linear.in_features:
-        raise ValueError(f"{linear.in_features} inputs are no map of {window} x {window}: give the window they came from")
+        raise ValueError(
+            f"{linear.in_features} inputs are no map of {window} x {window}: give the window they came from"
+        )
     convolution = nn.Conv2d(channels, linear.out_features, window, bias=linear.bias is not None)
     convolution.weight.data = linear.weight.data.view(-1, channels, window, window)
     if linear.bias is not None:
@@ -113,10 +114,11 @@ class FCN(nn.Module):
             nn.init.zeros_(score.weight)
             nn.init.zeros_(score.bias)
         kernel = bilinear_kernel(2 * factor).float().expand(classes, 1, -1, -1)
+        self.kernel: Tensor  # fixed, so no part of what is saved
         self.register_buffer("kernel", kernel.clone(), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """x (B, channels, H, W) to scores (B, classes, H, W); ValueError for sizes at which its maps do not cover each other."""
+        """x (B, channels, H, W) to scores (B, classes, H, W); ValueError for sizes that do not come out."""
         self._check(x)
         h, pools = x, []
         for stage in self.stages:
@@ -214,7 +216,8 @@ def valid_output(size: int, depth: int = 4) -> int:
 
     ValueError unless every pooling halves an even size and something is left: at depth 4 sizes are 188, 204, 220, ...
     """
-    step, border = 2**depth, 12 * 2**depth - 8
+    step = 1 << depth
+    border = 12 * step - 8
     if size > border and (size - border - 4) % step == 0:
         return size - border
     least = border + 4
@@ -231,7 +234,8 @@ def whole(net: UNet2015, x: Tensor, cut: Collection[int] = ()) -> Tensor:
 
     ValueError for images smaller than that margin.
     """
-    border, step = 12 * 2**net.depth - 8, 2**net.depth
+    step = 1 << net.depth
+    border = 12 * step - 8
     frame = []
     for size in reversed(x.shape[2:]):  # F.pad wants the last axis first
         near, far = border // 2, border // 2 + (4 - size) % step  # up to the next legal size
@@ -248,9 +252,9 @@ def border_weights(instances: Tensor, balance: Tensor | float = 1.0, w0: float =
     pixels, 0 inside. instances (H, W) are whole numbers, 0 the background, one number a cell; `balance`, the paper's
     w_c, evens out how frequent classes are. With fewer than two cells the second term is 0. float64 (H, W).
     """
-    from scipy.ndimage import distance_transform_edt  # slow to import, and needed for training only
+    from scipy.ndimage import distance_transform_edt  # type: ignore[import-untyped]  # slow, for training only
 
-    cells = [k for k in instances.unique().tolist() if k != 0]
+    cells = sorted(set(instances.flatten().tolist()) - {0})
     weights = torch.zeros(instances.shape, dtype=torch.float64) + balance
     if len(cells) >= 2:
         away = torch.stack([torch.from_numpy(distance_transform_edt((instances != k).numpy())) for k in cells])

@@ -8,12 +8,12 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers import close, randn, seeded
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from ddpm_path import convolution as cv
 from ddpm_path.convolution import PIXELS, Field, Layer
-from helpers import close, randn, seeded
 
 many = settings(max_examples=300, deadline=None)
 layers = st.builds(Layer, st.integers(1, 5), st.integers(1, 4), st.integers(0, 6), st.integers(1, 3))

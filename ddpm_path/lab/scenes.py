@@ -1,4 +1,4 @@
-"""Scenes to segment: several real digits on one canvas that all but touch, with the class and the digit of each pixel."""
+"""Scenes to segment: real digits that all but touch on one canvas, with the class and the digit of each pixel."""
 
 from typing import NamedTuple
 
@@ -74,5 +74,5 @@ def _met(mask: Tensor, ink: Tensor) -> Tensor:
     """How much of `ink` (N, 1, h, w) would fall on `mask` (N, 1, H, W) at each place, (N, H - h + 1, W - w + 1)."""
     shape, h, w = mask.shape[2:], *ink.shape[2:]
     spectrum = torch.fft.rfft2(mask.double()) * torch.fft.rfft2(ink.double(), s=shape).conj()
-    counts = torch.fft.irfft2(spectrum, s=shape)[:, 0].round()
+    counts: Tensor = torch.fft.irfft2(spectrum, s=shape)[:, 0].round()
     return counts[:, : shape[0] - h + 1, : shape[1] - w + 1]

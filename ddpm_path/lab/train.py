@@ -21,9 +21,11 @@ from ddpm_path.lab import metrics, plots, recipes, zoo
 from ddpm_path.lab.datasets import DATASETS, Images, check_images
 from ddpm_path.lab.errors import unknown
 from ddpm_path.lab.files import replacing
-from ddpm_path.lab.recipes import Recipe
+from ddpm_path.lab.recipes import Recipe, SegmenterRecipe
+from ddpm_path.lab.scenes import Scenes, scenes
 from ddpm_path.losses import Network, as_eps, simple
 from ddpm_path.schedule import Discrete, uniform_times
+from ddpm_path.segmentation import border_weights, pixel_loss
 from ddpm_path.unet import UNet
 
 
@@ -220,8 +222,12 @@ def train_recipe(name: str, folder: Path, steps: int | None = None) -> None:
             raise ValueError(f"{name} trains in epochs, within minutes: leave --steps out")
         _train_recogniser(name, folder)
         return
+    if name in recipes.SEGMENTER_RECIPES:
+        segmenter = recipes.SEGMENTER_RECIPES[name]
+        _train_segmenter(name, segmenter if steps is None else replace(segmenter, steps=steps), folder)
+        return
     if name not in recipes.RECIPES:
-        raise unknown("recipe", name, [*recipes.RECIPES, *recipes.RECOGNISERS])
+        raise unknown("recipe", name, [*recipes.RECIPES, *recipes.RECOGNISERS, *recipes.SEGMENTER_RECIPES])
     recipe = recipes.RECIPES[name]
     if steps is not None:
         recipe = replace(recipe, steps=steps)
@@ -307,5 +313,44 @@ def _train_recogniser(name: str, folder: Path) -> None:
         "test_accuracy": metrics.accuracy(net, data.test, data.test_labels),
         "real_recognised": metrics.recognised(net, data.test, data.test_labels),
     }
+    print(f"{name}: {measured}")
+    zoo.save(name, net, card | measured, folder)
+
+
+def train_segmenter(recipe: SegmenterRecipe, seen: Scenes) -> nn.Module:
+    """A network that names the digit at each pixel, trained as `recipe` says, one for FCN and U-Net alike."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)  # first weights and dropout
+        net, score = recipe.network()
+        draw = torch.Generator().manual_seed(recipe.seed)
+        weights = torch.ones(seen.classes.shape)
+        if recipe.border:
+            weights = torch.stack([border_weights(each, w0=recipe.border).float() for each in seen.instances])
+
+        def objective() -> Tensor:
+            at = torch.randint(len(seen.images), (recipe.batch,), generator=draw)
+            return -pixel_loss(score(seen.images[at]), seen.classes[at], weights[at])
+
+        maximise(objective, net.parameters(), recipe.steps, recipe.lr, "training")
+    return net.eval()
+
+
+def _train_segmenter(name: str, recipe: SegmenterRecipe, folder: Path) -> None:
+    data = DATASETS[recipe.data]()
+    began = time.perf_counter()
+    net = train_segmenter(recipe, scenes(data, recipe.seed, recipe.scenes))
+    card = {
+        "kind": "segmenter",
+        "recipe": asdict(recipe),
+        "data_digest": data.digest,
+        "parameters": sum(p.numel() for p in net.parameters()),
+        "seconds": round(time.perf_counter() - began),
+        "hardware": hardware(),
+        "torch": torch.__version__,
+    }
+    zoo.save(name, net, card, folder)
+    held_out = scenes(data, 1, 200, test=True)
+    seen = metrics.segment(zoo.load_segmenter(name, folder), held_out.images)  # what is shipped: half-precision weights
+    measured = {"mean_iou": metrics.mean_iou(metrics.confusion(seen, held_out.classes, 11), 10)}
     print(f"{name}: {measured}")
     zoo.save(name, net, card | measured, folder)

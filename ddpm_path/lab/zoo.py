@@ -14,7 +14,7 @@ from ddpm_path.lab.datasets import DATA
 from ddpm_path.lab.errors import unknown
 from ddpm_path.lab.files import replacing
 from ddpm_path.lab.metrics import Recogniser
-from ddpm_path.lab.recipes import PREDICTIONS, Recipe
+from ddpm_path.lab.recipes import PREDICTIONS, Recipe, Scorer, SegmenterRecipe
 from ddpm_path.losses import Network, as_eps
 from ddpm_path.schedule import Discrete
 from ddpm_path.unet import UNet
@@ -44,7 +44,9 @@ def load_network(name: str, folder: Path = ZOO) -> tuple[UNet, Card]:
     """The bare network in float32, for inference, and its card; ValueError if the weights are damaged."""
     content = card(name, folder)
     if content["kind"] != "diffusion":
-        raise ValueError(f"{name!r} is a classifier for the metrics, not a diffusion model: use load_recogniser")
+        raise ValueError(
+            f"{name!r} is a {content['kind']}, not a diffusion model: use load_recogniser or load_segmenter"
+        )
     net = Recipe(**content["recipe"]).network()
     _fill(net, name, content, folder)
     return net, content
@@ -70,6 +72,16 @@ def load_recogniser(name: str, folder: Path = ZOO) -> Recogniser:
     net = Recogniser(**content["recipe"]["net"])
     _fill(net, name, content, folder)
     return net
+
+
+def load_segmenter(name: str, folder: Path = ZOO) -> Scorer:
+    """What names the digit at each pixel of `scenes.scenes`: images (B, 1, H, W) to scores (B, 11, H, W)."""
+    content = card(name, folder)
+    if content["kind"] != "segmenter":
+        raise ValueError(f"{name!r} is a {content['kind']} model, not a segmenter: use load or load_recogniser")
+    net, score = SegmenterRecipe(**content["recipe"]).network()
+    _fill(net, name, content, folder)
+    return score
 
 
 def save(name: str, net: nn.Module, content: Card, folder: Path) -> None:
