@@ -106,10 +106,11 @@ class FCN(nn.Module):
             at, below = transposed_field(Layer(4, 2), at), fields.pop()
             self.lateral.append(nn.Conv2d(widths[len(fields)], classes, 1))
             self.offsets.append(crop_offset(below, at))
+            at = at if self.offsets[-1] >= 0 else below
         self.factor = factor
         self.offsets.append(crop_offset(transposed_field(Layer(2 * factor, factor), at), PIXELS))
-        if min(self.offsets) < 0:
-            raise ValueError(f"padding {padding} leaves the border without scores: give {padding - min(self.offsets)}")
+        if self.offsets[-1] < 0:
+            raise ValueError(f"padding {padding} leaves the border without scores: give {padding - self.offsets[-1]}")
         for score in (self.head[-1], *self.lateral):
             nn.init.zeros_(score.weight)
             nn.init.zeros_(score.bias)
@@ -120,18 +121,26 @@ class FCN(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """x (B, channels, H, W) to scores (B, classes, H, W); ValueError for sizes that do not come out."""
         self._check(x)
-        h, pools = x, []
-        for stage in self.stages:
-            h = stage(h)
-            pools.append(h)
-        score = self.head(h)
+        pools = self._maps(x)
+        score = self.head(pools[-1])
         for double, lateral, below, offset in zip(
             self.doublings, self.lateral, reversed(pools[:-1]), self.offsets, strict=False
         ):
             score = double(score)
-            score = score + crop(lateral(below), offset, score.shape[2:])
+            if offset >= 0:
+                score = score + crop(lateral(below), offset, score.shape[2:])
+            else:  # the doubled map reaches beyond the finer one, as it may with little padding
+                score = crop(score, -offset, below.shape[2:]) + lateral(below)
         score = F.conv_transpose2d(score, self.kernel, stride=self.factor, groups=score.shape[1])
         return crop(score, self.offsets[-1], x.shape[2:])
+
+    def classify(self, x: Tensor) -> Tensor:
+        """Scores (B, classes, H', W') of the windows, before any up-sampling: of one window, what a classifier says."""
+        scores: Tensor = self.head(self._maps(x)[-1])
+        return scores
+
+    def _maps(self, x: Tensor) -> list[Tensor]:
+        return list(itertools.accumulate(self.stages, lambda h, stage: stage(h), initial=x))[1:]
 
     def _check(self, x: Tensor) -> None:
         if x.ndim != 4 or x.shape[1] != self.channels or len(x) == 0:
@@ -154,9 +163,10 @@ class FCN(nn.Module):
             maps.append(n)
         n -= self.window - 1
         for offset, below in zip(self.offsets[:-1], reversed(maps[:-1]), strict=False):
-            if n < 1 or offset + 2 * n + 2 > below:
-                return False
             n = 2 * n + 2
+            if n < 4 or offset + n > below if offset >= 0 else n < below - offset:
+                return False
+            n = n if offset >= 0 else below
         return n >= 1 and self.offsets[-1] + size <= self.factor * (n + 1)
 
 

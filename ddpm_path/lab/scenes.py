@@ -6,8 +6,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ddpm_path.lab.datasets import Images
-
 BACKGROUND = 10
 """The class of pixels without ink; digits are their own class."""
 INK = -0.2
@@ -39,8 +37,7 @@ def touching_digits(
     canvas, inked = torch.full((n, 1, size, size), -1.0), torch.zeros(n, 1, size, size)
     classes, instances = torch.full((n, size, size), BACKGROUND), torch.zeros(n, size, size, dtype=torch.long)
     for k, which in enumerate(drawn, 1):
-        # Enlarged two-fold with cubic weights, which are dyadic: the same on every machine.
-        large = F.interpolate(images[which].double(), scale_factor=2, mode="bicubic").clamp(-1, 1).float()
+        large = enlarged(images[which])
         ink = (large > INK).float()
         places = size - large.shape[-1] + 1
         free = torch.ones(n, places, places, dtype=torch.bool)
@@ -59,10 +56,9 @@ def touching_digits(
     return Scenes(canvas, classes, instances, (near.sum(0) >= 2) & (instances == 0))
 
 
-def scenes(data: Images, seed: int, n: int, test: bool = False) -> Scenes:
-    """n scenes of the training digits, or of the test digits."""
-    images, labels = (data.test, data.test_labels) if test else (data.train, data.train_labels)
-    return touching_digits(images, labels, n, torch.Generator().manual_seed(seed))
+def enlarged(images: Tensor) -> Tensor:
+    """Digits (N, 1, 16, 16) as (N, 1, 32, 32): cubic weights, which are dyadic here, so the same on every machine."""
+    return F.interpolate(images.double(), scale_factor=2, mode="bicubic", align_corners=False).clamp(-1, 1).float()
 
 
 def _grown(mask: Tensor, by: int) -> Tensor:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -21,8 +22,8 @@ from ddpm_path.lab import metrics, plots, recipes, zoo
 from ddpm_path.lab.datasets import DATASETS, Images, check_images
 from ddpm_path.lab.errors import unknown
 from ddpm_path.lab.files import replacing
-from ddpm_path.lab.recipes import Recipe, SegmenterRecipe
-from ddpm_path.lab.scenes import Scenes, scenes
+from ddpm_path.lab.recipes import Recipe, Scorer, SegmenterRecipe
+from ddpm_path.lab.scenes import enlarged, touching_digits
 from ddpm_path.losses import Network, as_eps, simple
 from ddpm_path.schedule import Discrete, uniform_times
 from ddpm_path.segmentation import border_weights, pixel_loss
@@ -317,28 +318,41 @@ def _train_recogniser(name: str, folder: Path) -> None:
     zoo.save(name, net, card | measured, folder)
 
 
-def train_segmenter(recipe: SegmenterRecipe, seen: Scenes) -> nn.Module:
-    """A network that names the digit at each pixel, trained as `recipe` says, one for FCN and U-Net alike."""
+HELD_OUT = 200
+"""Scenes of test digits that a segmenter's card is measured on."""
+
+
+def train_segmenter(recipe: SegmenterRecipe, data: Images) -> nn.Module:
+    """A network that names the digit at each pixel, trained as `recipe` says: one function for FCN and U-Net."""
+    draw = torch.Generator().manual_seed(recipe.seed)
+    seen = touching_digits(data.train, data.train_labels, recipe.scenes, draw, recipe.digits, recipe.size)
+    weights = torch.ones(seen.classes.shape)
+    if recipe.border:
+        weights = torch.stack([border_weights(each, w0=recipe.border).float() for each in seen.instances])
+    single = enlarged(data.train)
+
+    def recognition(classify: Scorer) -> Tensor:
+        at = torch.randint(len(single), (64,), generator=draw)
+        return -F.cross_entropy(classify(single[at])[:, :, 0, 0], data.train_labels[at])
+
+    def segmentation() -> Tensor:
+        at = torch.randint(recipe.scenes, (1,), generator=draw)
+        return -pixel_loss(score(seen.images[at]), seen.classes[at], weights[at])
+
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(recipe.seed)  # first weights and dropout
-        net, score = recipe.network()
-        draw = torch.Generator().manual_seed(recipe.seed)
-        weights = torch.ones(seen.classes.shape)
-        if recipe.border:
-            weights = torch.stack([border_weights(each, w0=recipe.border).float() for each in seen.instances])
-
-        def objective() -> Tensor:
-            at = torch.randint(len(seen.images), (recipe.batch,), generator=draw)
-            return -pixel_loss(score(seen.images[at]), seen.classes[at], weights[at])
-
-        maximise(objective, net.parameters(), recipe.steps, recipe.lr, "training")
+        torch.manual_seed(recipe.seed)  # for first weights and dropout
+        net, score, classify = recipe.network()
+        if classify is not None:
+            first = partial(recognition, classify)
+            maximise(first, net.parameters(), recipe.classify, recipe.lr, "single digits")
+        maximise(segmentation, net.parameters(), recipe.steps, recipe.lr, "scenes")
     return net.eval()
 
 
 def _train_segmenter(name: str, recipe: SegmenterRecipe, folder: Path) -> None:
     data = DATASETS[recipe.data]()
     began = time.perf_counter()
-    net = train_segmenter(recipe, scenes(data, recipe.seed, recipe.scenes))
+    net = train_segmenter(recipe, data)
     card = {
         "kind": "segmenter",
         "recipe": asdict(recipe),
@@ -349,7 +363,7 @@ def _train_segmenter(name: str, recipe: SegmenterRecipe, folder: Path) -> None:
         "torch": torch.__version__,
     }
     zoo.save(name, net, card, folder)
-    held_out = scenes(data, 1, 200, test=True)
+    held_out = touching_digits(data.test, data.test_labels, HELD_OUT, torch.Generator().manual_seed(1))
     seen = metrics.segment(zoo.load_segmenter(name, folder), held_out.images)  # what is shipped: half-precision weights
     measured = {"mean_iou": metrics.mean_iou(metrics.confusion(seen, held_out.classes, 11), 10)}
     print(f"{name}: {measured}")

@@ -75,11 +75,11 @@ def load_recogniser(name: str, folder: Path = ZOO) -> Recogniser:
 
 
 def load_segmenter(name: str, folder: Path = ZOO) -> Scorer:
-    """What names the digit at each pixel of `scenes.scenes`: images (B, 1, H, W) to scores (B, 11, H, W)."""
+    """What names the digit at each pixel of `scenes.touching_digits`: images (B, 1, H, W) to scores (B, 11, H, W)."""
     content = card(name, folder)
     if content["kind"] != "segmenter":
         raise ValueError(f"{name!r} is a {content['kind']} model, not a segmenter: use load or load_recogniser")
-    net, score = SegmenterRecipe(**content["recipe"]).network()
+    net, score, _ = SegmenterRecipe(**content["recipe"]).network()
     _fill(net, name, content, folder)
     return score
 

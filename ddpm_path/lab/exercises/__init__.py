@@ -1,6 +1,7 @@
 """Exercises: re-derive a function that the package has, and learn what is wrong, not only that something is."""
 
 from ddpm_path.lab.exercises.checking import Exercise, check
+from ddpm_path.lab.exercises.convnet import BORDER_WEIGHTS, OVERLAP, TRANSPOSED, UNET_SIZE
 from ddpm_path.lab.exercises.ddim import SLERP, STEP_OF_ETA
 from ddpm_path.lab.exercises.ddpm import MARGINAL_FROM_CHAIN, MEAN_FROM_EPS, POSTERIOR_MEAN, TRAINING_PAIR
 from ddpm_path.lab.exercises.early import BIT_MARGINAL, GAUSSIAN_PRODUCT
@@ -16,6 +17,10 @@ EXERCISES: tuple[Exercise, ...] = (
     POSTERIOR_MEAN,
     MEAN_FROM_EPS,
     TRAINING_PAIR,
+    UNET_SIZE,
+    BORDER_WEIGHTS,
+    OVERLAP,
+    TRANSPOSED,
     STEP_OF_ETA,
     SLERP,
     TRANSFER,
@@ -24,6 +29,7 @@ EXERCISES: tuple[Exercise, ...] = (
 
 __all__ = [
     "BIT_MARGINAL",
+    "BORDER_WEIGHTS",
     "EXERCISES",
     "GAUSSIAN_PRODUCT",
     "IMPORTANCE_BOUND",
@@ -31,11 +37,14 @@ __all__ = [
     "MARGINAL_FROM_CHAIN",
     "MEAN_FROM_EPS",
     "MULTISTEP_WEIGHTS",
+    "OVERLAP",
     "POSTERIOR_MEAN",
     "SLERP",
     "STEP_OF_ETA",
     "TRAINING_PAIR",
     "TRANSFER",
+    "TRANSPOSED",
+    "UNET_SIZE",
     "Exercise",
     "check",
 ]
