@@ -60,10 +60,11 @@ def averaging(net):
     return net.double().eval()
 
 
+@pytest.mark.parametrize(("window", "padding"), [(3, 33), (1, 1)])
 @pytest.mark.parametrize("branch", [0, 1, 2])
-def test_each_branch_of_fcn_8s_stands_where_its_pixels_do(branch):
+def test_each_branch_of_fcn_8s_stands_where_its_pixels_do(branch, window, padding):
     """What one period of output sees is centred on it, for each branch alone: one unit of crop would shift it by 8."""
-    net = averaging(FCN(**NARROW, stride=8, window=3, padding=33))
+    net = averaging(FCN(**NARROW, stride=8, window=window, padding=padding))
     kernel = sg.bilinear_weight(3, 4)
     for double in net.doublings:
         double.weight.data = kernel.clone()
@@ -107,7 +108,12 @@ def test_illegal_fcns_and_sizes_are_met_with_legal_ones():
         net(torch.zeros(1, 1, 96, 100))
     with pytest.raises(ValueError, match=r"images are \(B, 1, H, W\)"):
         net(torch.zeros(1, 3, 96, 96))
-    for size in range(17, 140):
+    small = FCN(**NARROW, stride=8, window=1, padding=1)  # the doubled maps are cropped instead: every size comes out
+    assert small.offsets == [-1, -1, 4]
+    for size in range(1, 140):
+        assert small(torch.zeros(1, 1, size, 64)).shape == (1, 3, size, 64)
+        if size < 17:
+            continue
         x = torch.zeros(1, 1, size, 64)
         if net._fits(size):
             assert net(x).shape == (1, 3, size, 64)

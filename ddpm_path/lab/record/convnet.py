@@ -3,8 +3,9 @@
 from ddpm_path.lab.record.claim import Claim
 
 _SCENES = (
-    "Models: {models} of the zoo, each trained once, from scratch, on 1,000 scenes of five touching training digits, "
-    "with the same steps, batches and learning rate. Data: 200 scenes of test digits (seed 1). "
+    "Models: {models} of the zoo, each trained once on scenes of 25 touching training digits, with the same steps, "
+    "scenes and learning rate; FCNs are classifiers of single digits first, as in the paper. Data: 200 scenes of five "
+    "test digits (seed 1). "
 )
 _BOOTSTRAP = "Its standard error: over 200 bootstrap draws of the scenes, the same for both (one training run each)."
 
