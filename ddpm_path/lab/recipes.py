@@ -93,10 +93,10 @@ class SegmenterRecipe:
     cut: list[int] = field(default_factory=list)
     classify: int = 0
     data: str = "digits"
-    scenes: int = 60
+    scenes: int = 50
     digits: int = 25
-    size: int = 220
-    steps: int = 1000
+    size: int = 180
+    steps: int = 800
     lr: float = 2e-3
     seed: int = 0
 

@@ -1,5 +1,6 @@
 """Scenes to segment: real digits that all but touch on one canvas, with the class and the digit of each pixel."""
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -42,7 +43,9 @@ def touching_digits(
         places = size - large.shape[-1] + 1
         free = torch.ones(n, places, places, dtype=torch.bool)
         if k > 1:
-            free = (_met(_grown(inked, 1), ink) == 0) & (_met(_grown(inked, 2), ink) > 0)
+            rim = _grown(inked, 1)
+            covered, near = _met(torch.cat([rim, _grown(rim, 1)], 1), ink)
+            free = (covered == 0) & (near > 0)
         if not bool(free.flatten(1).any(1).all()):
             raise ValueError(f"{digits} digits find no room on {size} x {size}: draw fewer, or on a larger canvas")
         at = torch.multinomial(free.flatten(1).double(), 1, generator=generator)[:, 0]
@@ -52,8 +55,9 @@ def touching_digits(
             inked[i, 0][here] += ink[i, 0]
             classes[i][here][ink[i, 0] > 0] = labels[which[i]]
             instances[i][here][ink[i, 0] > 0] = k
-    near = torch.stack([_grown((instances == k)[:, None].float(), 2)[:, 0] for k in range(1, digits + 1)])
-    return Scenes(canvas, classes, instances, (near.sum(0) >= 2) & (instances == 0))
+    number = instances[:, None].float()
+    highest, lowest = _grown(number, 2), -_grown(torch.where(number > 0, -number, -math.inf), 2)  # digits near a pixel
+    return Scenes(canvas, classes, instances, (lowest < highest)[:, 0] & (instances == 0))
 
 
 def enlarged(images: Tensor) -> Tensor:
@@ -66,9 +70,9 @@ def _grown(mask: Tensor, by: int) -> Tensor:
     return F.max_pool2d(mask, 2 * by + 1, stride=1, padding=by)
 
 
-def _met(mask: Tensor, ink: Tensor) -> Tensor:
-    """How much of `ink` (N, 1, h, w) would fall on `mask` (N, 1, H, W) at each place, (N, H - h + 1, W - w + 1)."""
-    shape, h, w = mask.shape[2:], *ink.shape[2:]
-    spectrum = torch.fft.rfft2(mask.double()) * torch.fft.rfft2(ink.double(), s=shape).conj()
-    counts: Tensor = torch.fft.irfft2(spectrum, s=shape)[:, 0].round()
-    return counts[:, : shape[0] - h + 1, : shape[1] - w + 1]
+def _met(masks: Tensor, ink: Tensor) -> Tensor:
+    """How much of `ink` (N, 1, h, w) falls on each mask (N, M, H, W) at each place, (M, N, H - h + 1, W - w + 1)."""
+    shape, h, w = masks.shape[2:], *ink.shape[2:]
+    spectrum = torch.fft.rfft2(masks) * torch.fft.rfft2(ink, s=shape).conj()
+    counts: Tensor = torch.fft.irfft2(spectrum, s=shape).round()  # at most h w, so float32 finds them exactly
+    return counts[..., : shape[0] - h + 1, : shape[1] - w + 1].transpose(0, 1)
