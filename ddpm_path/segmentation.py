@@ -123,9 +123,8 @@ class FCN(nn.Module):
         self._check(x)
         pools = self._maps(x)
         score = self.head(pools[-1])
-        for double, lateral, below, offset in zip(
-            self.doublings, self.lateral, reversed(pools[:-1]), self.offsets, strict=False
-        ):
+        fused = zip(self.doublings, self.lateral, self.offsets, reversed(pools[:-1]), strict=False)
+        for double, lateral, offset, below in fused:
             score = double(score)
             if offset >= 0:
                 score = score + crop(lateral(below), offset, score.shape[2:])
@@ -162,9 +161,10 @@ class FCN(nn.Module):
             n = -(-n // 2)
             maps.append(n)
         n -= self.window - 1
-        for offset, below in zip(self.offsets[:-1], reversed(maps[:-1]), strict=False):
+        for offset, below in zip(self.offsets[:-1], reversed(maps[:-1]), strict=False):  # not all are fused
             n = 2 * n + 2
-            if n < 4 or offset + n > below if offset >= 0 else n < below - offset:
+            too_small = offset + n > below if offset >= 0 else n < below - offset
+            if n < 4 or too_small:
                 return False
             n = n if offset >= 0 else below
         return n >= 1 and self.offsets[-1] + size <= self.factor * (n + 1)

@@ -20,7 +20,7 @@ def data():
 
 @pytest.fixture(scope="module")
 def some(data):
-    return touching_digits(data.train, data.train_labels, 6, seeded(3), digits=4)
+    return touching_digits(data.train, data.train_labels, 2, seeded(3), digits=4)
 
 
 def pixels(scene_instances, k):
@@ -33,7 +33,7 @@ def apart(a, b):
 
 
 def test_each_digit_comes_next_to_another_with_one_pixel_between(some):
-    for instances in some.instances[:3]:
+    for instances in some.instances:
         inked = [pixels(instances, k) for k in range(1, 5)]
         assert all(inked)
         for k in range(1, 4):  # in the order in which they were put down
@@ -72,9 +72,9 @@ def test_borders_are_background_within_two_pixels_of_two_digits(some):
 
 
 def test_scenes_follow_from_their_seed(data, some):
-    again = touching_digits(data.train, data.train_labels, 6, seeded(3), digits=4)
+    again = touching_digits(data.train, data.train_labels, 2, seeded(3), digits=4)
     assert all(torch.equal(a, b) for a, b in zip(some, again, strict=True))
-    other = touching_digits(data.train, data.train_labels, 6, seeded(4), digits=4)
+    other = touching_digits(data.train, data.train_labels, 2, seeded(4), digits=4)
     assert not torch.equal(some.images, other.images)
     with pytest.raises(ValueError, match="9 digits find no room on 48 x 48"):
         touching_digits(data.train, data.train_labels, 1, seeded(0), digits=9, size=48)
@@ -101,9 +101,9 @@ def test_mean_iou_is_the_definition_without_the_background():
 def test_bootstrap_knows_the_error_of_a_mean_difference():
     a = torch.randn(400, generator=seeded(0)).double()
     b = 0.9 * a + 0.3 * torch.randn(400, generator=seeded(1)) + 0.5
-    difference, error = metrics.bootstrap_difference(lambda x: float(x.mean()), a, b, draws=2000)
+    difference, error = metrics.bootstrap_difference(lambda x: float(x.mean()), a, b, draws=500)
     close(difference, float((a - b).mean()), rtol=1e-9)
-    assert error == pytest.approx(float((a - b).std()) / 20, rel=0.1)  # paired: not the root of two variances
+    assert error == pytest.approx(float((a - b).std()) / 20, rel=0.15)  # paired: not the root of two variances
     assert metrics.bootstrap_difference(lambda x: float(x.mean()), a, a) == (0.0, 0.0)
     with pytest.raises(ValueError, match="do not belong together"):
         metrics.bootstrap_difference(len, a, b[:-1])

@@ -100,8 +100,8 @@ torch.testing.assert_close(up, cv.by_convolution(u, weight, size, stride, paddin
 torch.testing.assert_close((y * u).sum(), (x * up).sum())
 figure = plots.grid(W[None, None].sign() * W.abs().clamp(max=1) ** 0.5, 1, zoom=2)
 plots.show(figure, "A matrix of 9 rows and 30 columns: the same nine greys step to the right from row to row.")
-back_and_forth = F.conv2d(up, weight, None, stride, padding)
-print(f"<Wx, u> - <x, W'u> = {((y * u).sum() - (x * up).sum()).item():.0e}; W W' u is not u: {back_and_forth[0, 0, 0]}")
+again = (W @ W.T @ u.flatten())[:3].tolist()
+print("u begins", *(f"{v:.2f}" for v in u.flatten()[:3]), "but there and back it begins", *(f"{v:.2f}" for v in again))
 
 # %% [markdown]
 # **You should see** one kernel on a staircase. Transposing undoes shapes, not values: it is no deconvolution.
@@ -116,9 +116,10 @@ for factor in (2, 3, 4, 8):
     layer = cv.bilinear_layer(factor)
     ours = F.conv_transpose2d(image, cv.bilinear_weight(1, layer.kernel), None, layer.stride, layer.padding)
     torchs = F.interpolate(image, scale_factor=factor, mode="bilinear", align_corners=False)
-    off = (ours - torchs).abs()[0, 0]
-    print(f"x{factor}: k = {layer.kernel}; inside off by {off[factor:-factor, factor:-factor].max():.0e}, ", end="")
-    print(f"at the border by {off.max():.1f}")
+    off, inner = (ours - torchs).abs()[0, 0], slice(factor, -factor)
+    print(
+        f"x{factor}: k = {layer.kernel}; off by {off[inner, inner].max():.0e} inside, at the border by {off.max():.1f}"
+    )
 
 # %% [markdown]
 # ## Checkerboards, foretold
@@ -179,18 +180,14 @@ def measure(key, this, other):
     claims.measure(key, margins.mean(), margins.std() / len(margins) ** 0.5)
 
 
-def stretched(images):  # each over the whole range
-    low, high = images.amin((1, 2, 3), True), images.amax((1, 2, 3), True)
-    return (2 * (images - low) / (high - low) - 1).detach()
-
-
 z = torch.randn(200, 16, generator=seed(0))
 fresh = {name: torch.stack([energies(generator(up, k)(z)) for k in range(10)]) for name, up in ways.items()}
 for name, energy in fresh.items():
     print(f"untrained, {name:6}: energy {energy.mean():.4f}, from {energy.min():.4f} to {energy.max():.4f}")
 measure("checkerboard-untrained", fresh["k = 3"], fresh["resize"])
-rows = torch.cat([stretched(generator(up, 0)(z[:10])) for up in ways.values()])
-figure = plots.grid(rows, 10, rows=tuple(ways), zoom=1)
+rows = torch.cat([generator(up, 0)(z[:10]).detach() for up in ways.values()])
+rows = rows - rows.mean((1, 2, 3), keepdim=True)
+figure = plots.grid(rows / rows.abs().amax((1, 2, 3), keepdim=True), 10, rows=tuple(ways))
 plots.show(figure, "Untrained images in three rows: regular dots with k = 3 and k = 4, soft blots after resizing.")
 
 # %% [markdown]
@@ -224,7 +221,7 @@ copies = {name: [autoencoder(up, k) for k in range(5)] for name, up in ways.item
 trained = {name: torch.stack([energies(x) for x in of_seed]) for name, of_seed in copies.items()}
 print(f"real test digits: energy {energies(data.test):.5f}")
 for name, energy in trained.items():
-    error = torch.stack([(x - data.test).square().mean() for x in copies[name]]).mean()
+    error = (torch.stack(copies[name]) - data.test).square().mean()
     print(f"trained, {name:6}: energy {energy.mean():.5f}, squared error {error:.4f}")
 measure("checkerboard-trained", trained["k = 3"], trained["resize"])
 measure("checkerboard-divides", trained["k = 4"], trained["resize"])
@@ -233,12 +230,9 @@ measure("checkerboard-divides", trained["k = 4"], trained["resize"])
 some = [124, 263, 192, 56, 225, 51, 266, 287, 128, 52]
 rows = torch.cat([data.test[some], *(of_seed[0][some] for of_seed in copies.values())])
 plots.show(plots.grid(rows, 10, rows=("digits", *ways)), "Ten test digits and three rows of soft copies of them.")
-spectra = []
-for x in (data.test, *(of_seed[0] for of_seed in copies.values())):
-    power = torch.fft.fft2(x - x.mean((2, 3), keepdim=True)).abs().square().mean(0)
-    spectra.append(torch.fft.fftshift(power[0]).log10())
-levels = torch.stack(spectra)[:, None].clamp(-2, 3)
-figure = plots.grid((levels + 2) / 2.5 - 1, 4, ("digits", *ways), zoom=2)
+power = [torch.fft.fft2(x).abs().square().mean(0) for x in (data.test, *(of_seed[0] for of_seed in copies.values()))]
+levels = torch.fft.fftshift(torch.stack(power), (2, 3)).log10()
+figure = plots.grid(((levels + 1) / 2.5 - 1).clamp(-1, 1), 4, ("digits", *ways), zoom=2)
 plots.show(figure, "Four spectra, bright in the middle; with k = 3 and k = 4 also at edge and corners, where s = 2 is.")
 
 # %% [markdown]
