@@ -64,8 +64,7 @@ for i, k, s, p in ((5, 3, 2, 1), (6, 3, 2, 1), (7, 3, 2, 1), (8, 3, 2, 1), (28, 
     o, a = down(i, k, s, p), (i + 2 * p - k) % s
     assert o == cv.output_size(i, k, s, p) and a == cv.output_padding(i, k, s, p)
     assert i == back(o, k, s, p, a) == cv.transposed_size(o, k, s, p, output_padding=a)
-    x = torch.zeros(1, 1, i)
-    assert F.conv1d(x, torch.zeros(1, 1, k), None, s, p).shape[2] == o
+    assert o == F.conv1d(torch.zeros(1, 1, i), torch.zeros(1, 1, k), None, s, p).shape[2]
     print(f"k = {k}, s = {s}, p = {p}: {i} to {o}; back to {back(o, k, s, p, 0)} without a, with a = {a} to {i}")
 
 # %% [markdown]
@@ -100,8 +99,7 @@ torch.testing.assert_close(up, cv.by_convolution(u, weight, size, stride, paddin
 torch.testing.assert_close((y * u).sum(), (x * up).sum())
 figure = plots.grid(W[None, None].sign() * W.abs().clamp(max=1) ** 0.5, 1, zoom=2)
 plots.show(figure, "A matrix of 9 rows and 30 columns: the same nine greys step to the right from row to row.")
-again = (W @ W.T @ u.flatten())[:3].tolist()
-print("u begins", *(f"{v:.2f}" for v in u.flatten()[:3]), "but there and back it begins", *(f"{v:.2f}" for v in again))
+print(f"u begins with {u.flatten()[0]:.2f}; sent back and convolved again, with {(W @ W.T @ u.flatten())[0]:.2f}")
 
 # %% [markdown]
 # **You should see** one kernel on a staircase. Transposing undoes shapes, not values: it is no deconvolution.
@@ -133,12 +131,10 @@ for factor in (2, 3, 4, 8):
 # %%
 boards = {}
 for kernel, stride, padding in ((3, 2, 1), (5, 3, 2), (4, 2, 1), (5, 2, 2)):
-    ones, kernel_of_ones = torch.ones(1, 1, 12, dtype=torch.float64), torch.ones(1, 1, kernel, dtype=torch.float64)
-    line = F.conv_transpose1d(ones, kernel_of_ones, None, stride, padding)[0, 0]
+    line = F.conv_transpose1d(torch.ones(1, 1, 12), torch.ones(1, 1, kernel), None, stride, padding)[0, 0].double()
     pattern = cv.overlap(kernel, stride, padding)
     assert torch.equal(line[2 * stride : 3 * stride], pattern)
-    plane = pattern.repeat(24 // stride)
-    plane = plane[:, None] * plane
+    plane = torch.outer(*[pattern.repeat(24 // stride)] * 2)
     boards[f"k{kernel} s{stride}"] = plane / plane.max() * 2 - 1
     print(f"k = {kernel}, s = {stride}: {line[6:14].int().tolist()}; in the plane {plane.unique().int().tolist()}")
 twice = F.conv_transpose2d(torch.ones(1, 1, 10, 10), torch.ones(1, 1, 3, 3), None, 2, 1)
@@ -167,8 +163,7 @@ ways = {
 
 def generator(up, k):
     _ = torch.manual_seed(k)
-    first = [nn.Linear(16, 512), nn.ReLU(), nn.Unflatten(1, (32, 4, 4))]
-    return nn.Sequential(*first, up(32, 16), nn.ReLU(), up(16, 1))
+    return nn.Sequential(nn.Linear(16, 512), nn.ReLU(), nn.Unflatten(1, (32, 4, 4)), up(32, 16), nn.ReLU(), up(16, 1))
 
 
 def energies(images):
