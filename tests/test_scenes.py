@@ -10,7 +10,7 @@ from helpers import close, seeded
 
 from ddpm_path.lab import metrics, recipes, train, zoo
 from ddpm_path.lab.datasets import digits
-from ddpm_path.lab.scenes import BACKGROUND, INK, enlarged, touching_digits
+from ddpm_path.lab.scenes import BACKGROUND, INK, touching_digits
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def test_each_digit_comes_next_to_another_with_one_pixel_between(some):
 
 
 def test_classes_and_instances_name_the_ink(data, some):
-    large = enlarged(data.train)[:, 0]
+    digit_images = data.train[:, 0]
     for image, classes, instances in zip(some.images[:, 0], some.classes, some.instances, strict=True):
         assert torch.equal(classes == BACKGROUND, instances == 0)
         assert image.min() >= -1 and image.max() <= 1
@@ -52,7 +52,7 @@ def test_classes_and_instances_name_the_ink(data, some):
             shape = inked[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
             found = [
                 digit
-                for digit in large[data.train_labels == label] > INK
+                for digit in digit_images[data.train_labels == label] > INK
                 if digit.sum() == shape.sum() and torch.equal(trimmed(digit), shape)
             ]
             assert found, "no training digit of this class has this ink"
@@ -66,7 +66,7 @@ def trimmed(mask):
 def test_borders_are_background_within_two_pixels_of_two_digits(some):
     instances, borders = some.instances[0], some.borders[0]
     assert borders.any()
-    for y, x in itertools.product(range(0, 96), range(0, 96)):
+    for y, x in itertools.product(range(48), range(48)):
         near = instances[max(0, y - 2) : y + 3, max(0, x - 2) : x + 3].unique()
         assert borders[y, x] == (instances[y, x] == 0 and len(near[near > 0]) >= 2)
 
@@ -76,8 +76,8 @@ def test_scenes_follow_from_their_seed(data, some):
     assert all(torch.equal(a, b) for a, b in zip(some, again, strict=True))
     other = touching_digits(data.train, data.train_labels, 2, seeded(4), digits=4)
     assert not torch.equal(some.images, other.images)
-    with pytest.raises(ValueError, match="9 digits find no room on 48 x 48"):
-        touching_digits(data.train, data.train_labels, 1, seeded(0), digits=9, size=48)
+    with pytest.raises(ValueError, match="9 digits find no room on 24 x 24"):
+        touching_digits(data.train, data.train_labels, 1, seeded(0), digits=9, size=24)
 
 
 # How masks are judged.
@@ -111,17 +111,17 @@ def test_bootstrap_knows_the_error_of_a_mean_difference():
 
 # The trained ones.
 
-TINY = {"fcn": recipes.SEGMENTER_RECIPES["scenes-fcn-8s"], "unet": recipes.SEGMENTER_RECIPES["scenes-unet-borders"]}
+TINY = {"fcn": recipes.SEGMENTER_RECIPES["scenes-fcn-2s"], "unet": recipes.SEGMENTER_RECIPES["scenes-unet-borders"]}
 
 
 @pytest.mark.parametrize("kind", ["fcn", "unet"])
 def test_one_function_trains_both_and_the_zoo_loads_them(kind, data, tmp_path, monkeypatch):
-    tiny = replace(TINY[kind], scenes=1, digits=2, size=96, steps=3, classify=min(2, TINY[kind].classify))
+    tiny = replace(TINY[kind], scenes=1, digits=2, size=48, steps=3, classify=min(2, TINY[kind].classify))
     monkeypatch.setitem(recipes.SEGMENTER_RECIPES, "tiny", tiny)
     monkeypatch.setattr(train, "HELD_OUT", 2)
     train.train_recipe("tiny", tmp_path)
     score = zoo.load_segmenter("tiny", tmp_path)
-    assert score(torch.zeros(1, 1, 96, 96)).shape == (1, 11, 96, 96)
+    assert score(torch.zeros(1, 1, 48, 48)).shape == (1, 11, 48, 48)
     assert 0 <= zoo.card("tiny", tmp_path)["mean_iou"] <= 1
     again = train.train_segmenter(tiny, data)
     for key, value in zoo.unpack((tmp_path / "tiny.safetensors").read_bytes()).items():
@@ -131,7 +131,7 @@ def test_one_function_trains_both_and_the_zoo_loads_them(kind, data, tmp_path, m
 
 
 def test_border_weights_reach_the_loss(data):
-    tiny = replace(TINY["unet"], scenes=1, digits=2, size=96, steps=1)
+    tiny = replace(TINY["unet"], scenes=1, digits=2, size=48, steps=1)
     with_weights, without = (train.train_segmenter(replace(tiny, border=w0), data) for w0 in (10.0, 0.0))
     moved = [(a - b).abs().max() for a, b in zip(with_weights.parameters(), without.parameters(), strict=True)]
     assert max(moved) > 0

@@ -27,9 +27,9 @@ class Scenes(NamedTuple):
 
 
 def touching_digits(
-    images: Tensor, labels: Tensor, n: int, generator: torch.Generator, digits: int = 5, size: int = 96
+    images: Tensor, labels: Tensor, n: int, generator: torch.Generator, digits: int = 5, size: int = 48
 ) -> Scenes:
-    """n scenes (size x size) of `digits` digits each, drawn from 16x16 images (N, 1, 16, 16), enlarged to 32x32.
+    """n scenes (size x size) of `digits` digits each, drawn from images (N, 1, 16, 16).
 
     Each digit but the first is put where, of all places, its ink comes next to that of another, one pixel of
     background between them. ValueError if there is no such place.
@@ -38,9 +38,10 @@ def touching_digits(
     canvas, inked = torch.full((n, 1, size, size), -1.0), torch.zeros(n, 1, size, size)
     classes, instances = torch.full((n, size, size), BACKGROUND), torch.zeros(n, size, size, dtype=torch.long)
     for k, which in enumerate(drawn, 1):
-        large = enlarged(images[which])
-        ink = (large > INK).float()
-        places = size - large.shape[-1] + 1
+        patch = images[which]  # (n, 1, 16, 16)
+        ink = (patch > INK).float()
+        side = patch.shape[-1]
+        places = size - side + 1
         free = torch.ones(n, places, places, dtype=torch.bool)
         if k > 1:
             rim = _grown(inked, 1)
@@ -50,19 +51,14 @@ def touching_digits(
             raise ValueError(f"{digits} digits find no room on {size} x {size}: draw fewer, or on a larger canvas")
         at = torch.multinomial(free.flatten(1).double(), 1, generator=generator)[:, 0]
         for i, (y, x) in enumerate(zip((at // places).tolist(), (at % places).tolist(), strict=True)):
-            here = (slice(y, y + large.shape[-1]), slice(x, x + large.shape[-1]))
-            canvas[i, 0][here] = torch.maximum(canvas[i, 0][here], large[i, 0])
+            here = (slice(y, y + side), slice(x, x + side))
+            canvas[i, 0][here] = torch.maximum(canvas[i, 0][here], patch[i, 0])
             inked[i, 0][here] += ink[i, 0]
             classes[i][here][ink[i, 0] > 0] = labels[which[i]]
             instances[i][here][ink[i, 0] > 0] = k
     number = instances[:, None].float()
     highest, lowest = _grown(number, 2), -_grown(torch.where(number > 0, -number, -math.inf), 2)  # digits near a pixel
     return Scenes(canvas, classes, instances, (lowest < highest)[:, 0] & (instances == 0))
-
-
-def enlarged(images: Tensor) -> Tensor:
-    """Digits (N, 1, 16, 16) as (N, 1, 32, 32): cubic weights, which are dyadic here, so the same on every machine."""
-    return F.interpolate(images.double(), scale_factor=2, mode="bicubic", align_corners=False).clamp(-1, 1).float()
 
 
 def _grown(mask: Tensor, by: int) -> Tensor:

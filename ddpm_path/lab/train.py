@@ -23,7 +23,7 @@ from ddpm_path.lab.datasets import DATASETS, Images, check_images
 from ddpm_path.lab.errors import unknown
 from ddpm_path.lab.files import replacing
 from ddpm_path.lab.recipes import Recipe, Scorer, SegmenterRecipe
-from ddpm_path.lab.scenes import enlarged, touching_digits
+from ddpm_path.lab.scenes import touching_digits
 from ddpm_path.losses import Network, as_eps, simple
 from ddpm_path.schedule import Discrete, uniform_times
 from ddpm_path.segmentation import border_weights, pixel_loss
@@ -328,12 +328,11 @@ def train_segmenter(recipe: SegmenterRecipe, data: Images) -> nn.Module:
     seen = touching_digits(data.train, data.train_labels, recipe.scenes, draw, recipe.digits, recipe.size)
     weights = torch.ones(seen.classes.shape)
     if recipe.border:
-        weights = torch.stack([border_weights(each, w0=recipe.border).float() for each in seen.instances])
-    single = enlarged(data.train)
+        weights = torch.stack([border_weights(each, w0=recipe.border, sigma=2.0).float() for each in seen.instances])
 
     def recognition(classify: Scorer) -> Tensor:
-        at = torch.randint(len(single), (64,), generator=draw)
-        return -F.cross_entropy(classify(single[at])[:, :, 0, 0], data.train_labels[at])
+        at = torch.randint(len(data.train), (64,), generator=draw)
+        return -F.cross_entropy(classify(data.train[at]).mean((2, 3)), data.train_labels[at])
 
     def segmentation() -> Tensor:
         at = torch.randint(recipe.scenes, (1,), generator=draw)
