@@ -82,15 +82,14 @@ class SegmenterRecipe:
     """What trains a network to name the digit at each pixel of `scenes.touching_digits`.
 
     kind: a name of `SEGMENTERS`; net: the arguments of its network, from one channel to ten digits and background;
-    border: w0 of the border weights, 0 for none (sigma is 2 pixels, as digits are small); cut: the U-Net's levels whose
-    skip is left out. It sees one large scene a step, of `scenes` that are drawn. lr rises over 20 steps and falls on a
-    half cosine; so it does before, while the FCN learns to classify 64 single digits a step.
+    border: w0 of the border weights, 0 for none (sigma is 2 pixels, as digits are small). It sees one large scene a
+    step, of `scenes` that are drawn. lr rises over 20 steps and falls on a half cosine; so it does before, while the
+    FCN learns to classify 64 single digits a step.
     """
 
     kind: str
     net: dict[str, int | float | list[int]]
     border: float = 0.0
-    cut: list[int] = field(default_factory=list)
     classify: int = 0
     data: str = "digits"
     scenes: int = 100
@@ -112,7 +111,7 @@ def _fcn(recipe: SegmenterRecipe) -> Segmenter:
 
 def _unet(recipe: SegmenterRecipe) -> Segmenter:
     net = UNet2015(1, 11, **recipe.net)  # type: ignore[arg-type]
-    return Segmenter(net, partial(whole, net, cut=recipe.cut), None)
+    return Segmenter(net, partial(whole, net), None)
 
 
 SEGMENTERS: dict[str, Callable[[SegmenterRecipe], Segmenter]] = {"fcn": _fcn, "unet": _unet}
@@ -147,10 +146,9 @@ NARROW: dict[str, int | float | list[int]] = {
 SHALLOW: dict[str, int | float | list[int]] = {"width": 12, "depth": 2, "dropout": 0.2}
 
 SEGMENTER_RECIPES: dict[str, SegmenterRecipe] = {
-    "scenes-fcn-8s": SegmenterRecipe("fcn", NARROW | {"stride": 8}, classify=300),
-    "scenes-fcn-4s": SegmenterRecipe("fcn", NARROW | {"stride": 4}, classify=300),
-    "scenes-fcn-2s": SegmenterRecipe("fcn", NARROW | {"stride": 2}, classify=300),
+    "scenes-fcn-8s": SegmenterRecipe("fcn", NARROW | {"stride": 8}, classify=150),
+    "scenes-fcn-4s": SegmenterRecipe("fcn", NARROW | {"stride": 4}, classify=150),
+    "scenes-fcn-2s": SegmenterRecipe("fcn", NARROW | {"stride": 2}, classify=150),
     "scenes-unet": SegmenterRecipe("unet", SHALLOW),
     "scenes-unet-borders": SegmenterRecipe("unet", SHALLOW, border=10.0),
-    "scenes-unet-no-skips": SegmenterRecipe("unet", SHALLOW, cut=[0, 1]),
 }
