@@ -44,8 +44,8 @@ CLAIMS: tuple[Claim, ...] = (
         "08_fcn_unet",
         "To localise, the way up needs the features of the way down, at high resolution [Ronneberger 2015, sec. 1]",
         _SCENES.format(models="`scenes-unet`, whole or with zeros for one skip,") + "Margin: the smaller of mean "
-        "IoU(whole) - mean IoU(without the fine skip) and mean IoU(whole) - mean IoU(without the coarse skip), over the "
-        "digits' classes without the background. " + _BOOTSTRAP,
+        "IoU(whole) - mean IoU(without the fine skip) and mean IoU(whole) - mean IoU(without the coarse skip), over "
+        "the digits' classes without the background. " + _BOOTSTRAP,
     ),
     Claim(
         "unet-borders",
