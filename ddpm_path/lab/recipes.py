@@ -92,8 +92,8 @@ class SegmenterRecipe:
     border: float = 0.0
     classify: int = 0
     data: str = "digits"
-    scenes: int = 100
-    digits: int = 25
+    scenes: int = 60
+    digits: int = 20
     size: int = 88
     steps: int = 800
     lr: float = 2e-3

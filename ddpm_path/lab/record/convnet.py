@@ -3,7 +3,7 @@
 from ddpm_path.lab.record.claim import Claim
 
 _SCENES = (
-    "Models: {models} of the zoo, each trained once on scenes of 25 touching training digits, with the same steps, "
+    "Models: {models} of the zoo, each trained once on scenes of 20 touching training digits, with the same steps, "
     "scenes and learning rate; FCNs are classifiers of single digits first, as in the paper. Digits have 16 pixels, so "
     "FCNs have three poolings and strides 8, 4 and 2 for the paper's five and 32, 16 and 8; the U-Net has two. Data: "
     "200 scenes of five test digits (seed 1). "
