@@ -5,7 +5,7 @@ tried on them first: what remains of an error is the sampler's own.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -146,20 +146,31 @@ class FiniteData:
     def x0(self, x: Tensor, now: AnyLevel) -> Tensor:
         """E[x_0 | x_t = x], shaped and typed like x (B, ...); std must not be 0."""
         flat = x.flatten(1).double()
-        scale, std = expand(now[0], flat), expand(now[1], flat)
         top = flat.new_full((len(flat), 1), -math.inf)
         mass, total = flat.new_zeros(len(flat), 1), torch.zeros_like(flat)
-        for i in range(0, len(self.data), self.chunk):
-            items = self.data[i : i + self.chunk].flatten(1).to(flat)  # (n, D)
-            # |x - scale x_i|^2 less |x|^2, which all items share.
-            distance = scale**2 * items.square().sum(1) - 2 * scale * (flat @ items.T)  # (B, n)
-            logits = -distance / (2 * std**2)
+        for items, logits in self._parts(flat, now):
             higher = torch.maximum(top, logits.amax(1, keepdim=True))
             shrink, weights = (top - higher).exp(), (logits - higher).exp()
             mass = mass * shrink + weights.sum(1, keepdim=True)
             total = total * shrink + weights @ items
             top = higher
         return (total / mass).view_as(x).to(x)
+
+    def log_prob(self, x: Tensor, now: AnyLevel) -> Tensor:
+        """log p_t(x), (B,), float64, in nats; differentiable in x, std must not be 0."""
+        flat = x.flatten(1).double()
+        variance = expand(now[1], flat) ** 2  # (B, 1)
+        total = torch.stack([logits.logsumexp(1) for _, logits in self._parts(flat, now)]).logsumexp(0)
+        own = flat.square() / (2 * variance) + 0.5 * (2 * math.pi * variance).log()  # (B, D)
+        return total - math.log(len(self.data)) - own.sum(1)
+
+    def _parts(self, flat: Tensor, now: AnyLevel) -> Iterator[tuple[Tensor, Tensor]]:
+        """Items (n, D), and -|x - scale x_i|^2 / (2 std^2) less what all items share, the part in |x|^2, (B, n)."""
+        scale, std = expand(now[0], flat), expand(now[1], flat)
+        for i in range(0, len(self.data), self.chunk):
+            items = self.data[i : i + self.chunk].flatten(1).to(flat)
+            distance = scale**2 * items.square().sum(1) - 2 * scale * (flat @ items.T)
+            yield items, -distance / (2 * std**2)
 
     def eps_fn(self, schedule: Schedule) -> EpsFn:
         """The optimal noise predictor for these data on `schedule`, answering in x's dtype."""

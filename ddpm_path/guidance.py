@@ -9,7 +9,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ddpm_path.gaussian import AnyLevel, eps_from_x0, expand, x0_from_eps
+from ddpm_path.gaussian import AnyLevel, check_answer, eps_from_x0, expand, two_answers, x0_from_eps
 from ddpm_path.losses import Network
 from ddpm_path.samplers import Shift
 from ddpm_path.schedule import EpsFn, Schedule
@@ -124,6 +124,29 @@ def threshold_x0(eps_fn: EpsFn, schedule: Schedule, percentile: float = 0.995) -
         return x0.clamp(-s, s) / s
 
     return _on_x0(eps_fn, schedule, thresholded)
+
+
+def eps_part(net: EpsFn) -> EpsFn:
+    """The noise predictor in a network with a learned variance, (B, 2 C, ...): what every other sampler takes."""
+    return lambda x, t: two_answers(net(x, t), x)[0]
+
+
+def on_eps(net: EpsFn, wrapper: Callable[[EpsFn], EpsFn]) -> EpsFn:
+    """A network with a learned variance whose eps went through any function of this module; its variance is kept.
+
+    wrapper: from a noise predictor to a noise predictor, `lambda e: clip_x0(classifier_free(e, u, 3.0), schedule)`,
+    say, with u the `eps_part` of the unconditional network: the variance is then the conditional one's, as in
+    Nichol 2022's code. The network is called once where the wrapper asks at the x and t that it was given, anew
+    elsewhere.
+    """
+
+    def wrapped(x: Tensor, t: Tensor) -> Tensor:
+        eps, o = two_answers(net(x, t), x)
+        elsewhere = eps_part(net)
+        changed = wrapper(lambda y, s: eps if y is x and s is t else elsewhere(y, s))(x, t)
+        return torch.cat([check_answer(changed, x), o], dim=1)
+
+    return wrapped
 
 
 def _on_x0(eps_fn: EpsFn, schedule: Schedule, change: Callable[[Tensor], Tensor]) -> EpsFn:

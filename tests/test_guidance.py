@@ -4,7 +4,7 @@ import pytest
 import torch
 from helpers import COSINE, LINEAR, close, gaussian_eps, rand, randn, seeded, skewed_mixture
 
-from ddpm_path.exact import isotropic_mixture
+from ddpm_path.exact import FiniteData, isotropic_mixture
 from ddpm_path.gaussian import fixed_large, fixed_small, q_sample, x0_from_eps
 from ddpm_path.guidance import (
     class_score,
@@ -162,6 +162,99 @@ def test_dhariwal2021_scale_1_with_the_exact_classifier_is_the_class_itself():
     )
 
 
+TWO = isotropic_mixture([0.5, 0.5], [[-1.0], [1.0]], std=0.5)
+TWO_CLASSES = class_score(lambda x, t: TWO.log_class(x, LINEAR(t)), torch.ones(2000).long())
+STARTS = isotropic_mixture([1.0], [[0.0]], std=1.0).quantile((torch.arange(2000)[:, None] + 0.5) / 2000, (1, 0))
+GUIDED_MOMENTS = [(0, 0, 1.116), (1, 0.988, 0.498), (2, 1.313, 0.354), (4, 1.667, 0.285), (8, 2.110, 0.243)]
+
+
+@pytest.mark.parametrize(("scale", "mean", "std"), GUIDED_MOMENTS)
+def test_dhariwal2021_alg2_guided_moments_of_two_modes(scale, mean, std):
+    """Modes at -1 and 1 of variance 0.25; known to 0.02. Guidance overshoots the mode and shrinks."""
+    eps_fn = classifier_guided(TWO.eps_fn(LINEAR), TWO_CLASSES, LINEAR, float(scale))
+    end = last(ddim(eps_fn, LINEAR, STARTS, leading_times(1000, 200)))
+    assert abs(float(end.mean()) - mean) < 0.02 and abs(float(end.std()) - std) < 0.02
+
+
+def test_dhariwal2021_guided_sampling_is_not_sampling_from_the_sharpened_density():
+    """p(x) p(y | x)^4, by quadrature, hardly differs from the class: guidance goes far beyond its mean."""
+    grid = torch.linspace(-4, 6, 4001, dtype=torch.float64)[:, None]
+    weight = (TWO.log_prob(grid, (1.0, 0.0)) + 4 * TWO.log_class(grid, (1.0, 0.0))[:, 1]).softmax(0)
+    mean = float(weight @ grid[:, 0])
+    std = float(weight @ (grid[:, 0] - mean) ** 2) ** 0.5
+    _, known_mean, known_std = GUIDED_MOMENTS[3]
+    assert abs(mean - 1.0616) < 1e-3  # also by scipy's adaptive quadrature
+    assert known_mean - mean > 0.6 and std - known_std > 0.1
+
+
+def test_bayes_guided_posterior_of_gaussian_data_and_a_noisy_measurement():
+    """Data N(0, 0.25), measured as 1.5 with variance 0.25: the posterior is N(0.75, 0.125), by both routes.
+
+    The "label" here is a number; what guides is the gradient of log p_t(measurement | x_t), a normal's.
+    """
+
+    def score(x, t):
+        scale, std = (c.view(-1, 1) for c in LINEAR(t))
+        total = scale**2 * 0.25 + std**2
+        slope, left = scale * 0.25 / total, 0.25 * std**2 / total  # of E[x_0 | x_t], and Var[x_0 | x_t]
+        return slope * (1.5 - slope * x) / (0.25 + left)
+
+    n, eps_fn, times = 5000, gaussian_eps(0.0, 0.25, LINEAR), uniform_times(1000, 1000)
+    x = randn(n, 1, seed=1)
+    by_eps = classifier_guided(eps_fn, score, LINEAR, 1.0)
+    walks = {
+        "ddim": ddim(by_eps, LINEAR, x, uniform_times(1000, 250)),
+        "ancestral": ancestral(by_eps, LINEAR, x, times, generator=seeded(2)),
+        "shift": ancestral(eps_fn, LINEAR, x, times, shift=classifier_shift(score, 1.0), generator=seeded(2)),
+    }
+    for name, states in walks.items():
+        # Four Monte-Carlo errors, and what the steps' length costs: the shift falls short of what eps would do by 1%
+        # in the noisiest steps, by half at t = 2, and moves nothing at t = 1, where the variance is 0.
+        length, end = 0.02 if name == "shift" else 0.002, last(states)
+        assert abs(float(end.mean()) - 0.75) < 4 * (0.125 / n) ** 0.5 + length, name
+        assert abs(float(end.var()) - 0.125) < 4 * 0.125 * (2 / n) ** 0.5 + 0.002, name
+
+
+def test_dhariwal2021_the_classifier_is_handed_the_chains_own_times_however_few_steps_are_taken():
+    """Published code forgets this easily: step 7 of 10 is not t = 7 [guided-diffusion, respace.py]."""
+    times, asked = uniform_times(1000, 10), []
+
+    def score(x, t):
+        asked.append(t.tolist())
+        return torch.zeros_like(x)
+
+    x, eps_fn = randn(2, 2), WORLD.eps_fn(LINEAR)
+    last(ddim(classifier_guided(eps_fn, score, LINEAR, 2.0), LINEAR, x, times))
+    last(ancestral(eps_fn, LINEAR, x, times, shift=classifier_shift(score, 2.0), generator=seeded(1)))
+    assert asked == 2 * [[float(t)] * 2 for t in times[:-1]]
+
+
+@pytest.mark.parametrize("scale", [1.0, 3.0])
+def test_dhariwal2021_a_classifier_of_clean_data_guides_worse(scale):
+    """Exactly right on data, told nothing of noise: fewer of its samples than of the noisy one's are of the class."""
+    labels = torch.full((500,), 2)
+    x, times, shares = randn(500, 2, seed=3), uniform_times(1000, 50), []
+    for classifier in (lambda x, t: WORLD.log_class(x, LINEAR(t)), lambda x, t: WORLD.log_class(x, (1.0, 0.0))):
+        eps_fn = classifier_guided(WORLD.eps_fn(LINEAR), class_score(classifier, labels), LINEAR, scale)
+        end = last(ddim(eps_fn, LINEAR, x, times))
+        shares.append(float((WORLD.component(2).log_prob(end, (1.0, 0.0)) > -8).double().mean()))
+    assert shares[0] > shares[1] + 0.1, shares
+
+
+def test_dhariwal2021_bayes_rule_on_a_set_of_images_known_by_heart():
+    """The posterior of a finite data set, by autograd, turns its denoiser into the denoiser of one class."""
+    images, labels = randn(12, 1, 3, 3, seed=1), torch.arange(12) % 3
+    worlds, whole = [FiniteData(images[labels == k], 3) for k in range(3)], FiniteData(images, 5)
+
+    def classifier(x, t):
+        return torch.stack([world.log_prob(x, LINEAR(t)) for world in worlds], 1).log_softmax(1)
+
+    x, t, asked = randn(3, 1, 3, 3, seed=2), torch.tensor([200.0, 500.0, 1000.0]), torch.tensor([2, 0, 1])
+    guided = classifier_guided(whole.eps_fn(LINEAR), class_score(classifier, asked), LINEAR, 1.0)(x, t)
+    for i, k in enumerate(asked.tolist()):
+        close(guided[i], worlds[k].eps_fn(LINEAR)(x, t)[i], rtol=1e-8, atol=1e-10)
+
+
 @pytest.mark.parametrize("variance", [fixed_small, fixed_large])
 def test_dhariwal2021_alg1_the_mean_moves_by_scale_times_variance_times_score(variance):
     """A step's N(mean, var) times exp(scale a x) is a normal with that mean and the same variance: by quadrature."""
@@ -228,16 +321,11 @@ def test_bad_classifiers_and_labels_are_refused(classifier, labels, words):
 # --- classifier-free guidance
 
 
-@pytest.mark.parametrize(
-    ("scale", "mean", "std"),
-    [(0, 0, 1.116), (1, 0.988, 0.498), (2, 1.313, 0.354), (4, 1.667, 0.285), (8, 2.110, 0.243)],
-)
+@pytest.mark.parametrize(("scale", "mean", "std"), GUIDED_MOMENTS)
 def test_ho2022_guided_moments_of_two_modes(scale, mean, std):
     """Modes at -1 and 1 of variance 0.25; known to 0.02. Guidance overshoots the mode and shrinks."""
-    two = isotropic_mixture([0.5, 0.5], [[-1.0], [1.0]], std=0.5)
-    x = isotropic_mixture([1.0], [[0.0]], std=1.0).quantile((torch.arange(2000)[:, None] + 0.5) / 2000, (1, 0))
-    eps_fn = classifier_free(two.component(1).eps_fn(LINEAR), two.eps_fn(LINEAR), float(scale))
-    end = last(ddim(eps_fn, LINEAR, x, leading_times(1000, 200)))
+    eps_fn = classifier_free(TWO.component(1).eps_fn(LINEAR), TWO.eps_fn(LINEAR), float(scale))
+    end = last(ddim(eps_fn, LINEAR, STARTS, leading_times(1000, 200)))
     assert abs(float(end.mean()) - mean) < 0.02 and abs(float(end.std()) - std) < 0.02
 
 

@@ -197,7 +197,7 @@ def test_sample_says_what_to_change(drawn: Shown, more: list[str], message: str,
 
 def test_unknown_models_and_classifiers_do_not_draw(capsys: Capture) -> None:
     assert "no model 'digit': did you mean 'digits'? There are digits, " in fails(["sample", "digit"], capsys)
-    assert "is a recogniser, not a diffusion model" in fails(["sample", "digits-recogniser"], capsys)
+    assert "is a recogniser, not a diffusion model: use" in fails(["sample", "digits-recogniser"], capsys)
 
 
 def test_train_passes_on_name_folder_and_steps(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,12 +13,14 @@ from ddpm_path.lab.datasets import Images, digits
 from ddpm_path.lab.metrics import (
     Recogniser,
     Result,
-    _jitter,
     accuracy,
+    accuracy_by_level,
     balanced_labels,
     by_heart,
+    by_heart_classifier,
     coverage,
     frechet_distance,
+    jitter,
     kernel_difference,
     kernel_distance,
     loss_by_level,
@@ -93,7 +95,7 @@ def test_jitter_moves_each_image_by_a_pixel_at_most_and_fills_with_background():
     x = torch.randn(200, 2, 4, 5, generator=seeded(0))
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        moved = _jitter(x)
+        moved = jitter(x)
     padded, seen = nn.functional.pad(x, (1, 1, 1, 1), value=-1.0), set()
     for i in range(200):
         windows = {(r, c): padded[i, :, r : r + 4, c : c + 5] for r in range(3) for c in range(3)}
@@ -300,6 +302,36 @@ def test_by_heart_knows_the_images_of_each_label_only() -> None:
         weights = (-(x[k] - scale * mine).square().flatten(1).sum(1) / (2 * std**2)).softmax(0)
         x0 = (weights.view(-1, 1, 1, 1) * mine).sum(0)
         close(got[k], (x[k] - scale * x0) / std, rtol=1e-9)
+
+
+@pytest.mark.parametrize("t", [1.0, 300.0, 900.0])
+def test_by_heart_classifier_is_bayes_rule_over_the_training_set(t):
+    """Every image is as likely as the next: a class's share is that of its images, however many it has."""
+    images, labels = 0.3 * randn(7, 1, 2, 2), torch.tensor([0, 1, 0, 0, 1, 2, 0])
+    data = Images("seven", images, labels, images, labels, ("a", "b", "c"))
+    x, (scale, std) = randn(4, 1, 2, 2, seed=1), LINEAR(t)
+    distance = torch.cdist(x.flatten(1), scale * images.flatten(1))
+    shares = (-(distance**2) / (2 * std**2)).softmax(1) @ torch.nn.functional.one_hot(labels).double()
+    close(by_heart_classifier(data, LINEAR)(x, torch.full((4,), t)).exp(), shares, rtol=1e-8, atol=1e-12)
+
+
+def test_accuracy_by_level_of_the_best_classifier_and_of_a_guess():
+    """Images of one value, -1 or 1: noise of std / scale hides it from the best with Phi(-scale sqrt(D) / std)."""
+    n, times = 2000, [1, 300, 500, 1000]
+    labels = torch.arange(n) % 2
+    images = (2 * labels - 1).float().view(n, 1, 1, 1).expand(n, 1, 2, 2)
+    asked = []
+
+    def best(x, t):
+        asked.append(t)
+        return torch.stack([-x.sum((1, 2, 3)), x.sum((1, 2, 3))], 1).log_softmax(1)
+
+    scale, std = LINEAR(torch.tensor(times))
+    true = torch.special.ndtr(2 * scale / std)
+    found = accuracy_by_level(best, LINEAR, images, labels, times)
+    assert bool(((found - true).abs() <= 4 * (true * (1 - true) / n).sqrt() + 1e-6).all()), (found, true)
+    assert torch.cat(asked).tolist() == [t for t in times for _ in range(n)]
+    close(accuracy_by_level(lambda x, t: torch.zeros(len(x), 2), LINEAR, images, labels, [300]), [0.5])
 
 
 def test_wasserstein_of_a_shifted_and_of_a_widened_world():

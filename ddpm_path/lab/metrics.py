@@ -4,9 +4,11 @@ Every result carries the settings that it was measured under, and results whose 
 to be compared. None of these is called FID: the features are a small classifier's, not Inception's.
 """
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -15,11 +17,11 @@ from tqdm import tqdm
 
 from ddpm_path.exact import FiniteData, GaussianMixture
 from ddpm_path.gaussian import q_sample
-from ddpm_path.guidance import clip_x0
+from ddpm_path.guidance import Classifier, clip_x0
 from ddpm_path.lab.datasets import Images, check_images
-from ddpm_path.losses import Network
+from ddpm_path.losses import Network, Reverse, bound_term, prior_term
 from ddpm_path.samplers import Sampler, ancestral, last, start_noise
-from ddpm_path.schedule import Schedule
+from ddpm_path.schedule import EpsFn, Schedule
 
 CONFIDENT = 0.9
 Settings = dict[str, str | int | float]
@@ -88,7 +90,7 @@ def train_recogniser(data: Images, epochs: int, seed: int = 0, batch: int = 64, 
             if step % (len(data.train) // batch) == 0:
                 order = torch.randperm(len(data.train))
             at = order[batch * (step % (len(data.train) // batch)) :][:batch]
-            loss = F.nll_loss(net(_jitter(data.train[at])), data.train_labels[at])
+            loss = F.nll_loss(net(jitter(data.train[at])), data.train_labels[at])
             optimiser.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()
@@ -96,7 +98,7 @@ def train_recogniser(data: Images, epochs: int, seed: int = 0, batch: int = 64, 
     return net.eval()
 
 
-def _jitter(x: Tensor) -> Tensor:
+def jitter(x: Tensor) -> Tensor:
     """Each image shifted by -1, 0 or 1 pixel in both directions; what comes in is background."""
     padded = F.pad(x, (1, 1, 1, 1), value=-1.0)
     H, W = x.shape[2:]
@@ -162,9 +164,14 @@ def coverage(real: Tensor, samples: Tensor, neighbours: int = 5) -> float:
 
     Both (N, ...), flattened; compare it with the coverage that a real hold-out of equal size reaches.
     """
+    return float(covered(real, samples, neighbours).double().mean())
+
+
+def covered(real: Tensor, samples: Tensor, neighbours: int = 5) -> Tensor:
+    """Which real items have a sample nearer than their k-th real neighbour, (N,): `coverage`, item by item."""
     real, samples = real.flatten(1).double(), samples.flatten(1).double()  # float32 sees 0.01 between equal images
     radius = torch.cdist(real, real).kthvalue(neighbours + 1, dim=1).values  # the nearest is the item itself
-    return float((torch.cdist(real, samples).amin(1) < radius).double().mean())
+    return torch.cdist(real, samples).amin(1) < radius
 
 
 def nearest(images: Tensor, training: Tensor, chunk: int = 5000) -> Tensor:
@@ -255,6 +262,57 @@ def loss_by_level(
     return torch.stack(errors)
 
 
+class Bits(NamedTuple):
+    """The bound on -log2 p of each image in its three parts, each (B,), in bits/dim: their sum is its code length."""
+
+    prior: Tensor
+    rate: Tensor
+    distortion: Tensor
+
+    @property
+    def total(self) -> Tensor:
+        """The whole bound of each image."""
+        return self.prior + self.rate + self.distortion
+
+
+@torch.no_grad()
+def bits(
+    reverse: Reverse, schedule: Schedule, images: Tensor, times: Sequence[float], strata: int = 40, seed: int = 0
+) -> Bits:
+    """The variational bound of images (B, ...) along `times`, [T, ..., 0], from about `strata` of its terms an image.
+
+    The rate is the sum of the terms before the last, which is the distortion. Its steps are cut into strata that widen
+    with t, as most bits lie near the data; each image draws a step of its own in each, whose term counts for the whole
+    stratum: unbiased, and exact for strata of one step. The same seed gives all models the same steps and noise.
+    """
+    draw = torch.Generator().manual_seed(seed)
+    rising = torch.tensor(times, dtype=torch.float64).flip(0)  # 0, t_1, ..., T: step k leads from k to k - 1
+    n, steps = len(images), len(times) - 1
+    edges = sorted({round(2 * ((steps + 1) / 2) ** (k / strata)) for k in range(strata + 1)})
+    terms = []
+    for low, high in tqdm([(1, 2), *itertools.pairwise(edges)], desc=f"bits of {n} images"):
+        k = low + (torch.rand(n, generator=draw).double() * (high - low)).long()
+        eps = torch.randn(images.shape, generator=draw)
+        terms.append((high - low) * bound_term(reverse, schedule, images, rising[k], rising[k - 1], eps))
+    return Bits(prior_term(schedule, images, times[0]), torch.stack(terms[1:]).sum(0), terms[0])
+
+
+@torch.no_grad()
+def accuracy_by_level(
+    classifier: Classifier, schedule: Schedule, images: Tensor, labels: Tensor, times: Sequence[float], seed: int = 0
+) -> Tensor:
+    """The share of noised images whose most likely class is their label, at each time, (len(times),)."""
+    eps = torch.randn(images.shape, generator=torch.Generator().manual_seed(seed))
+    shares = []
+    for t in times:
+        batch = torch.full((len(images),), float(t))
+        x = q_sample(images, eps, schedule(batch))
+        parts = (slice(i, i + 500) for i in range(0, len(x), 500))
+        seen = torch.cat([classifier(x[part], batch[part]).argmax(1) for part in parts])
+        shares.append((seen == labels).float().mean())
+    return torch.stack(shares)
+
+
 def by_heart(data: Images, schedule: Schedule) -> Network:
     """The finite-set optimum: what a network that knew all training images by heart would answer to x, t and label."""
     everything = FiniteData(data.train).eps_fn(schedule)
@@ -272,9 +330,30 @@ def by_heart(data: Images, schedule: Schedule) -> Network:
     return eps_net
 
 
+def by_heart_classifier(data: Images, schedule: Schedule) -> Classifier:
+    """The class posterior of the training set, known by heart: log p_t(class | x), (B, classes), float64."""
+    worlds = [FiniteData(data.train[data.train_labels == k]) for k in range(len(data.classes))]
+    sizes = torch.tensor([float(len(world.data)) for world in worlds], dtype=torch.float64)
+
+    def classifier(x: Tensor, t: Tensor) -> Tensor:
+        return (torch.stack([world.log_prob(x, schedule(t)) for world in worlds], 1) + sizes.log()).log_softmax(1)
+
+    return classifier
+
+
 def balanced_labels(n: int, classes: int) -> Tensor | None:
     """Labels 0, 1, ..., classes - 1, 0, ..., (n,); None for a model without classes."""
     return torch.arange(n) % classes if classes else None
+
+
+def in_parts(net: Network, labels: Tensor | None, size: int = 200) -> EpsFn:
+    """A network with each item's label bound in, asked in parts that fit a CPU's cache: faster than a large batch."""
+
+    def ask(x: Tensor, t: Tensor) -> Tensor:
+        parts = (slice(i, i + size) for i in range(0, len(x), size))
+        return torch.cat([net(x[part], t[part], None if labels is None else labels[part]) for part in parts])
+
+    return ask
 
 
 def sample(
@@ -288,47 +367,51 @@ def sample(
     sampler: Sampler = ancestral,
 ) -> Tensor:
     """n images (n, *shape) with a progress bar: x_0 clipped, no guidance; `sampler` is one of `samplers`."""
-
-    def eps_fn(x: Tensor, t: Tensor) -> Tensor:  # parts that fit a CPU's cache are faster than one large batch
-        parts = (slice(i, i + 200) for i in range(0, n, 200))
-        return torch.cat([eps_net(x[part], t[part], None if labels is None else labels[part]) for part in parts])
-
     generator = torch.Generator().manual_seed(seed)
     x = start_noise(n, shape, generator)
-    states = sampler(clip_x0(eps_fn, schedule), schedule, x, times, generator=generator)
+    states = sampler(clip_x0(in_parts(eps_net, labels), schedule), schedule, x, times, generator=generator)
     return last(tqdm(states, total=len(times) - 1, desc=f"{n} samples"))
 
 
 def quality(net: Recogniser, data: Images, samples: Tensor, labels: Tensor | None, settings: Settings) -> list[Result]:
-    """Recognised, coverage and copying of samples, each relative to what real images reach (1 is as good as real).
+    """Recognised, coverage and novelty of samples, each relative to what real images reach (1 is as good as real).
 
-    `recognised`: the samples' rate over the test images' rate. `coverage`: of test images' neighbourhoods (pixels)
-    by samples, over that by as many real training images; averaged over batches of samples as large as the test
-    set. `novelty`: median distance to the nearest training image, over the test images' own; copies have 0.
+    `recognised`: the samples' rate over the test images' rate; the others as in `guards`.
     """
     rate, error = recognised(net, samples, labels)
     real_rate, real_error = recognised(net, data.test, data.test_labels)
     ratio = rate / real_rate
     ratio_error = ratio * math.hypot(error / max(rate, 1e-9), real_error / real_rate)
+    result = Result("recognised", ratio, ratio_error, _complete(settings, data, samples))
+    return [result, *guards(data, samples, settings)]
 
+
+def guards(data: Images, samples: Tensor, settings: Settings) -> list[Result]:
+    """Coverage and novelty of samples, each relative to what real images reach; they need no classifier.
+
+    `coverage`: of test images' neighbourhoods (pixels) by samples, over that by as many real training images; averaged
+    over batches of samples as large as the test set, of 6 images at least. `novelty`: median distance to the nearest
+    training image, over the test images' own; copies have 0.
+    """
     n = min(len(samples) // 2, len(data.test), 1000)  # two batches at least, so that their spread is known
     test = data.test[_some(len(data.test), n)]
-    hold_out = [data.train[_some(len(data.train), n, seed)] for seed in range(1, 6)]
-    batches = [samples[i : i + n] for i in range(0, len(samples) - n + 1, n)]
-    cover, real_cover = (torch.tensor([coverage(test, part) for part in parts]) for parts in (batches, hold_out))
-    value = float(cover.mean() / real_cover.mean())
-    cover_error = value * _relative_error(cover, real_cover)
-
+    settings = _complete(settings, data, samples)
     near, near_real = nearest(samples, data.train), nearest(test, data.train)
     novelty = float(near.median() / near_real.median())
     # A median's standard error is 1.25 times the mean's, if the distances are about normal.
     novelty_error = 1.25 * novelty * _relative_error(near, near_real)
-    settings = settings | {"data": data.name, "n": len(samples), "split": "test"}
-    return [
-        Result("recognised", ratio, ratio_error, settings),
-        Result("coverage", value, cover_error, settings),
-        Result("novelty", novelty, novelty_error, settings),
-    ]
+    novel = Result("novelty", novelty, novelty_error, settings)
+    if n < 6:  # fewer than coverage's neighbours
+        return [novel]
+    hold_out = [data.train[_some(len(data.train), n, seed)] for seed in range(1, 6)]
+    batches = [samples[i : i + n] for i in range(0, len(samples) - n + 1, n)]
+    cover, real_cover = (torch.tensor([coverage(test, part) for part in parts]) for parts in (batches, hold_out))
+    value = float(cover.mean() / real_cover.mean())
+    return [Result("coverage", value, value * _relative_error(cover, real_cover), settings), novel]
+
+
+def _complete(settings: Settings, data: Images, samples: Tensor) -> Settings:
+    return settings | {"data": data.name, "n": len(samples), "split": "test"}
 
 
 def _relative_error(*measured: Tensor) -> float:

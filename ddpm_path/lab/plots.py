@@ -115,7 +115,7 @@ def curves(x: Sequence[float], named: Mapping[str, Sequence[float]], xlabel: str
     figure = Figure(figsize=(6, 3), layout="tight")
     axes = figure.subplots()
     for name, y in named.items():
-        axes.plot(x, y, marker="o", markersize=3, label=name)
+        axes.plot(x, y, marker="o" if len(x) < 50 else "", markersize=3, label=name)
     axes.set(xlabel=xlabel, ylabel=ylabel)
     axes.legend(fontsize=8)
     return figure
@@ -139,6 +139,22 @@ def errors_by_calls(panels: Mapping[str, Mapping[str, Mapping[int, float]]]) -> 
     row[0].set(ylabel="error", ylim=(None, 1))  # shared, so only once all lines are there
     lines = {line.get_label(): line for axes in row for line in axes.lines}
     figure.legend(lines.values(), lines.keys(), loc="outside lower center", ncols=len(lines), fontsize=8)
+    return figure
+
+
+def training(log: Sequence[tuple[float, ...]]) -> Figure:
+    """The curves of a log of (step, loss, lr, gradient norm, seconds): the loss, its running mean, and the norm."""
+    step, loss, _, norm, _ = torch.tensor(log, dtype=torch.float64).T
+    figure = Figure(figsize=(9, 3), layout="tight")
+    left, right = figure.subplots(1, 2)
+    width = max(1, len(loss) // 50)
+    mean = loss.unfold(0, width, 1).mean(1)
+    left.plot(step, loss, linewidth=0.5, alpha=0.4)
+    left.plot(step[width - 1 :], mean, color=COLOURS[0], label=f"mean of {width} steps")
+    left.set(xlabel="step", ylabel="loss", yscale="log")
+    left.legend(fontsize=8)
+    right.plot(step, norm, linewidth=0.5, color=COLOURS[1])
+    right.set(xlabel="step", ylabel="gradient norm before clipping", yscale="log")
     return figure
 
 

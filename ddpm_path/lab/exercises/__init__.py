@@ -1,11 +1,15 @@
 """Exercises: re-derive a function that the package has, and learn what is wrong, not only that something is."""
 
 from ddpm_path.lab.exercises.checking import Exercise, check
+from ddpm_path.lab.exercises.classifier_guidance import CLASS_GRADIENT, GUIDED_EPS
 from ddpm_path.lab.exercises.convnet import BORDER_WEIGHTS, OVERLAP, TRANSPOSED, UNET_SIZE
 from ddpm_path.lab.exercises.ddim import SLERP, STEP_OF_ETA
 from ddpm_path.lab.exercises.ddpm import MARGINAL_FROM_CHAIN, MEAN_FROM_EPS, POSTERIOR_MEAN, TRAINING_PAIR
 from ddpm_path.lab.exercises.early import BIT_MARGINAL, GAUSSIAN_PRODUCT
+from ddpm_path.lab.exercises.improved import IMPORTANCE_WEIGHTS, LEARNED_VARIANCE
+from ddpm_path.lab.exercises.likelihood import BIN_LOG_PROB, BOUND_WEIGHT
 from ddpm_path.lab.exercises.pndm import MULTISTEP_WEIGHTS, TRANSFER
+from ddpm_path.lab.exercises.sde import CORRECTED, SUB_VP_COEFFICIENTS
 from ddpm_path.lab.exercises.vae import IMPORTANCE_BOUND, KL_OF_NORMALS
 
 EXERCISES: tuple[Exercise, ...] = (
@@ -17,23 +21,38 @@ EXERCISES: tuple[Exercise, ...] = (
     POSTERIOR_MEAN,
     MEAN_FROM_EPS,
     TRAINING_PAIR,
+    BIN_LOG_PROB,
+    BOUND_WEIGHT,
+    SUB_VP_COEFFICIENTS,
+    CORRECTED,
     UNET_SIZE,
     BORDER_WEIGHTS,
     OVERLAP,
     TRANSPOSED,
     STEP_OF_ETA,
     SLERP,
+    LEARNED_VARIANCE,
+    IMPORTANCE_WEIGHTS,
+    CLASS_GRADIENT,
+    GUIDED_EPS,
     TRANSFER,
     MULTISTEP_WEIGHTS,
 )
 
 __all__ = [
+    "BIN_LOG_PROB",
     "BIT_MARGINAL",
     "BORDER_WEIGHTS",
+    "BOUND_WEIGHT",
+    "CLASS_GRADIENT",
+    "CORRECTED",
     "EXERCISES",
     "GAUSSIAN_PRODUCT",
+    "GUIDED_EPS",
     "IMPORTANCE_BOUND",
+    "IMPORTANCE_WEIGHTS",
     "KL_OF_NORMALS",
+    "LEARNED_VARIANCE",
     "MARGINAL_FROM_CHAIN",
     "MEAN_FROM_EPS",
     "MULTISTEP_WEIGHTS",
@@ -41,6 +60,7 @@ __all__ = [
     "POSTERIOR_MEAN",
     "SLERP",
     "STEP_OF_ETA",
+    "SUB_VP_COEFFICIENTS",
     "TRAINING_PAIR",
     "TRANSFER",
     "TRANSPOSED",
