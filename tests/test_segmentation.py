@@ -181,7 +181,7 @@ def test_valid_sizes_by_walking_through_the_network(depth):
             n = 2 * n - 4
         return n if n > 0 else None
 
-    legal = {n: walk(n) for n in range(1, 700) if walk(n)}
+    legal = {n: walk(n) for n in range(1, 760) if walk(n)}
     for n in range(1, 690):
         if n in legal:
             assert valid_output(n, depth) == legal[n]
