@@ -1,6 +1,7 @@
 """The command line: list the path, run it, train a model, draw samples, evaluate."""
 
 import argparse
+import math
 import os
 import sys
 import textwrap
@@ -56,7 +57,7 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser("doctor", help="look for what is missing or wrong on this machine, and how to mend it")
 
     training = commands.add_parser("train", help="make a shipped model again, or one of your own images")
-    training.add_argument("name", metavar="NAME", nargs="?", help="a recipe: digits, mnist, digits-recogniser, ...")
+    training.add_argument("name", metavar="NAME", nargs="?", help="a recipe: digits, mnist-classifier, ...")
     training.add_argument("--data", type=Path, metavar="FOLDER", help="instead of NAME: images to train on")
     training.add_argument("--size", type=_positive, help="with --data: pixels a side (default: 32)")
     training.add_argument("--out", type=Path, help="folder (default: build/train/NAME)")
@@ -81,6 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     sampling.add_argument("--grid", default="uniform", help="times: uniform (default), leading, quadratic or ratio")
     sampling.add_argument("--start", type=int, help="first time (default: the last of the chain)")
     sampling.add_argument("--label", help="a class to draw (default: none)")
+    sampling.add_argument("--scale", type=float, help="guide without a classifier: 1 (default) does not, 3 does well")
     sampling.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
     sampling.add_argument("--n", type=_positive, default=16, help="number of samples (default: %(default)s)")
     sampling.add_argument("--out", type=Path, default=Path("grid.png"), help="PNG file (default: %(default)s)")
@@ -213,6 +215,7 @@ def sample(
     grid: str,
     start: int | None,
     label: str | None,
+    scale: float | None,
     seed: int,
     n: int,
     out: Path,
@@ -226,6 +229,10 @@ def sample(
         raise ValueError(f"{out} is a folder: give the name of a PNG file")
     if eta is not None and sampler != "ddim":
         raise ValueError(f"--eta belongs to ddim: leave it out with {sampler}, or add --sampler ddim")
+    if scale is not None and not math.isfinite(scale):
+        raise ValueError(f"--scale is a number, 3 say; got {scale}")
+    if scale is not None and label is None:
+        raise ValueError("--scale guides towards a class: add one with --label")
 
     from functools import partial
 
@@ -233,6 +240,7 @@ def sample(
 
     from ddpm_path import samplers, schedule
     from ddpm_path.gaussian import fixed_large
+    from ddpm_path.guidance import guided_network
     from ddpm_path.lab import metrics, plots, zoo
     from ddpm_path.lab.errors import unknown
 
@@ -252,6 +260,13 @@ def sample(
     net, trained = zoo.load(name, folder)
     card = zoo.card(name, folder)
     labels = None if label is None else torch.full((n,), _class(label, card["classes"]))
+    classes = card["recipe"]["net"].get("classes", 0)
+    if labels is not None and not classes:
+        raise ValueError(f"{name} was trained without labels: leave --label out")
+    if scale is not None:
+        if not card["recipe"]["label_dropout"] > 0:
+            raise ValueError(f"{name} was never trained without a label, to guide away from: leave --scale out")
+        net = guided_network(net, classes, scale)
     chain = trained.first == 1  # or an SDE, whose times are not whole
     if start is not None and not 1 <= start <= trained.T:
         raise ValueError(f"--start {start} is not a time of {name}: choose between 1 and {trained.T}")
@@ -264,8 +279,8 @@ def sample(
     if grid not in grids:
         raise unknown("grid of times", grid, grids)
     begin = start or trained.T
-    scale, std = trained(begin)
-    if sampler in MULTISTEP and std / scale > 40:  # too long a first step for a mixture of slopes: see notebook 15
+    signal, noise = trained(begin)
+    if sampler in MULTISTEP and noise / signal > 40:  # too long a first step for a mixture of slopes: see notebook 15
         late = float(trained.time_at(40.0))
         late = round(late) if chain else late
         draw, times = samplers.ddim_first(draw), [begin, *grids[grid](late, late if steps is None else steps - 1)]

@@ -148,6 +148,14 @@ def ddim_step(
     return x if noise is None else x + expand(variance, x0).sqrt() * noise
 
 
+def langevin_step(x: Tensor, eps: Tensor, std: Coefficient, step: float, noise: Tensor) -> Tensor:
+    """x + step * std^2 * score + sqrt(2 * step) * std * noise at the level of std, from score = -eps / std.
+
+    [Song 2019, eq. 4] with step = alpha / std^2 in the published image code's convention, alpha and sqrt(2 alpha).
+    """
+    return x + expand(std, x) * (math.sqrt(2 * step) * noise - step * eps)
+
+
 def kl(mean1: Tensor, var1: Coefficient, mean2: Tensor, var2: Coefficient) -> Tensor:
     """KL(N(mean1, var1) || N(mean2, var2)) for each dimension, in nats; a learned variance has x's shape."""
     var1, var2 = expand(var1, mean1), expand(var2, mean1)

@@ -23,6 +23,7 @@ from ddpm_path.gaussian import (
     expand,
     fixed_large,
     fixed_small,
+    langevin_step,
     learned_variance,
     posterior,
     q_sample,
@@ -286,7 +287,7 @@ def _langevin(
         for _ in range(steps):
             eps = _ask(eps_fn, x, t)
             x0 = x0_from_eps(x, eps, now)
-            x = x - step * std * eps + math.sqrt(2 * step) * std * draw()
+            x = langevin_step(x, eps, std, step, draw())
             if after is not None:
                 x = after(x, t)
             if not bool(x.isfinite().all()):

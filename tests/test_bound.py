@@ -7,6 +7,7 @@ import pytest
 import torch
 from helpers import COSINE, LINEAR, close, gaussian_eps, rand, randn
 
+from ddpm_path.exact import gaussian_reverse
 from ddpm_path.gaussian import (
     discretised_log_prob,
     fixed_large,
@@ -58,20 +59,6 @@ def expected_bound(reverse, schedule, mu, var, times):
         each = [torch.full((4,), float(time), dtype=torch.float64) for time in (t, s)]
         terms.append(bound_term(reverse, schedule, x0, *each, eps, density).mean() * LN2)
     return sum(terms) + prior_term(schedule, x0, times[0]).mean() * LN2, torch.stack(terms)
-
-
-def best_reverse(mu, var, schedule):
-    """For data N(mu, var) the best step back: the mean of the best denoiser, and what it leaves open as variance."""
-    eps_fn = gaussian_eps(mu, var, schedule)
-    plain = fixed_variance(eps_fn, schedule, fixed_small)
-
-    def reverse(x, t, s):
-        now, then = schedule(t), schedule(s)
-        on_x0 = posterior(torch.ones(1, 1).double(), torch.zeros(1, 1).double(), now, then)[0]
-        open_x0 = var * now[1] ** 2 / (now[0] ** 2 * var + now[1] ** 2)  # Var(x_0 | x_t)
-        return plain(x, t, s)[0], fixed_small(now, then) + on_x0[:, 0] ** 2 * open_x0
-
-    return reverse
 
 
 # --- the decoder
@@ -147,7 +134,7 @@ def test_data_off_the_grid_are_refused_with_the_remedy():
 @pytest.mark.parametrize("times", [list(range(1000, -1, -1)), uniform_times(1000, 37)], ids=["all", "37"])
 def test_ho2020_eq5_with_the_best_mean_and_variance_is_the_entropy_and_the_last_latents_kl(mu, var, times):
     """The bound is tight but for the prior: entropy of the data + KL(q(x_T) || N(0, I)), to 1e-10 nats."""
-    bound, _ = expected_bound(best_reverse(mu, var, LINEAR), LINEAR, mu, var, times)
+    bound, _ = expected_bound(gaussian_reverse(mu, var, LINEAR), LINEAR, mu, var, times)
     scale, std = LINEAR(1000)
     v = scale**2 * var + std**2
     entropy = 0.5 * math.log(2 * math.pi * math.e * var)
@@ -163,7 +150,7 @@ def test_ho2020_sec32_the_two_fixed_variances_on_standard_normal_data(variance, 
     bound, terms = expected_bound(reverse, LINEAR, 0.0, 1.0, list(range(1000, -1, -1)))
     assert float(bound) == pytest.approx(value, abs=6e-5)
     # Away from the substituted last step beta_t is the best there is, for any of the steps.
-    best = expected_bound(best_reverse(0.0, 1.0, LINEAR), LINEAR, 0.0, 1.0, list(range(1000, -1, -1)))[1]
+    best = expected_bound(gaussian_reverse(0.0, 1.0, LINEAR), LINEAR, 0.0, 1.0, list(range(1000, -1, -1)))[1]
     if variance is fixed_large:
         close(terms[:-1], best[:-1], atol=1e-11)
     assert bool((terms > best - 1e-11).all())

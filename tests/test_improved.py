@@ -13,6 +13,8 @@ from ddpm_path.gaussian import fixed_large, fixed_small, learned_variance, poste
 from ddpm_path.guidance import classifier_free, classifier_shift, clip_x0, eps_part, on_eps, within
 from ddpm_path.lab import train, zoo
 from ddpm_path.lab.datasets import digits
+from ddpm_path.lab.evaluation import step_back
+from ddpm_path.lab.metrics import gradient_noise
 from ddpm_path.lab.recipes import Recipe
 from ddpm_path.losses import (
     EPS,
@@ -448,20 +450,40 @@ def test_nichol2021_the_terms_of_a_respaced_chain_with_the_best_variance_are_the
 # --- training and the zoo
 
 
+IMPORTANT = Recipe(
+    "digits",
+    {"channels": 1, "patch": 2, "widths": [8, 8], "head_width": 8, "groups": 4, "out_channels": 2},
+    steps=24,
+    T=8,
+    prediction="eps",
+    loss="learned-bound",
+    importance=True,
+    batch=16,
+    warmup=5,
+)
+
+
+def test_nichol2021_eq18_training_weighs_what_it_draws_and_remembers_it_unweighted(monkeypatch):
+    probabilities, add, seen = LossHistory.probabilities, LossHistory.add, []
+
+    def loss(net, prediction, schedule, x0, t, eps):
+        seen.append((t, net(x0, t).square().flatten(1).mean(1) + t))
+        return seen[-1][1]
+
+    drawn, remembered = [], []
+    monkeypatch.setitem(train.recipes.LOSSES, "learned-bound", loss)
+    monkeypatch.setattr(LossHistory, "probabilities", lambda h: drawn.append(probabilities(h)) or drawn[-1])
+    monkeypatch.setattr(LossHistory, "add", lambda h, t, loss: remembered.append((t, loss)) or add(h, t, loss))
+    trained = train.train(IMPORTANT, digits(8))
+    assert float(drawn[-1].max()) > 1.5 / 8  # far from uniform, by loss ~ t
+    for p, (t, losses), (at, kept), entry in zip(drawn, seen, remembered, trained.log, strict=True):
+        assert torch.equal(t, at) and torch.equal(losses.detach(), kept)
+        close(entry.loss, (losses.detach() / (8 * p[t.long() - 1])).mean(), rtol=1e-5)  # float32 weights
+
+
 def test_nichol2021_sec33_the_loss_history_survives_a_checkpoint(tmp_path, monkeypatch):
     """A stopped and resumed run with importance sampling is the run that never stopped, past the uniform beginning."""
     data = digits(8)
-    recipe = Recipe(
-        "digits",
-        {"channels": 1, "patch": 2, "widths": [8, 8], "head_width": 8, "groups": 4, "out_channels": 2},
-        steps=24,
-        T=8,
-        prediction="eps",
-        loss="learned-bound",
-        importance=True,
-        batch=16,
-        warmup=5,
-    )
     monkeypatch.setattr(train, "_picture", lambda *arguments: None)
     drawn, probabilities = [], LossHistory.probabilities
 
@@ -470,7 +492,7 @@ def test_nichol2021_sec33_the_loss_history_survives_a_checkpoint(tmp_path, monke
         return drawn[-1]
 
     monkeypatch.setattr(LossHistory, "probabilities", spy)
-    straight = train.train(recipe, data)
+    straight = train.train(IMPORTANT, data)
     assert len({float(p.max()) for p in drawn[:5]}) == 1 and float(drawn[-1].max()) > 1.05 / 8  # uniform, then not
     save = train._save
 
@@ -481,8 +503,8 @@ def test_nichol2021_sec33_the_loss_history_survives_a_checkpoint(tmp_path, monke
     with monkeypatch.context() as patch:
         patch.setattr(train, "_save", save_and_stop)
         with pytest.raises(KeyboardInterrupt):
-            train.train(recipe, data, tmp_path, save_every=12)
-    resumed = train.train(recipe, data, tmp_path, save_every=12)
+            train.train(IMPORTANT, data, tmp_path, save_every=12)
+    resumed = train.train(IMPORTANT, data, tmp_path, save_every=12)
     assert [entry.loss for entry in straight.log] == [entry.loss for entry in resumed.log]
 
 
@@ -499,6 +521,27 @@ def test_a_learned_variance_is_loaded_with_its_eps_or_left_out(tmp_path):
     close(eps_net(x, t), eps, rtol=1e-5, atol=1e-5)  # float32
     close(full(x, t)[:, :1], eps, rtol=1e-5, atol=1e-5)
     assert torch.equal(full(x, t)[:, 1:], o)
+
+
+def test_a_model_is_evaluated_with_the_variance_that_it_learned(tmp_path):
+    recipe = Recipe("digits", {"channels": 1, "classes": 0, "widths": [8, 8], "head_width": 8, "out_channels": 2}, 1)
+    net = recipe.network()
+    torch.nn.init.normal_(net.head.weight)
+    zoo.save("fresh", net, {"kind": "diffusion", "recipe": asdict(recipe)}, tmp_path)
+    full, schedule = zoo.load_learned("fresh", tmp_path)
+    x, t, times = randn(3, 1, 16, 16).float(), torch.tensor([40.0, 500.0, 1000.0]), uniform_times(1000, 25)
+    mean, var = step_back("fresh", times, folder=tmp_path)(x, t, t - 40)
+    eps, o = two_answers(full(x, t), x)
+    small = torch.where(t > 40, fixed_small(schedule(t), schedule(t - 40)), fixed_small(schedule(80), schedule(40)))
+    wanted = learned_variance(o, small, fixed_large(schedule(t), schedule(t - 40)))
+    close(var, wanted, rtol=1e-5)
+    clipped = clip_x0(lambda x, t: eps, schedule)
+    fixed, _ = fixed_variance(clipped, schedule, fixed_large, times)(x, t, t - 40)
+    close(mean, fixed, rtol=1e-5, atol=1e-5)
+    close(
+        step_back("fresh", times, "large", folder=tmp_path)(x, t, t - 40)[1],
+        fixed_large(schedule(t), schedule(t - 40)).where(t > 40, fixed_small(schedule(80), schedule(40))),
+    )
 
 
 def test_a_model_without_a_learned_variance_says_so():
@@ -570,3 +613,25 @@ def test_nichol2021_eq18_every_place_of_a_batch_together_draws_p(batch):
         total += torch.bincount(t.long() - 1, minlength=20)
     n = batches * batch
     assert bool(((total / n - p).abs() < 4.5 * (p / n).sqrt()).all())
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+def test_nichol2021_fig6_gradient_noise_against_its_closed_form(batch):
+    """Losses w . c_t have gradient c_t: its noise is the weighted variance over t, divided by the batch."""
+    c, p = randn(6, 40, seed=1) + 1, importance(rand(6, 10, seed=2))
+    w = torch.zeros(40, dtype=torch.float64, requires_grad=True)
+    weighted = c / (6 * p[:, None])
+    variance = (p[:, None] * (weighted - c.mean(0)).square()).sum()  # E |weighted c_t - mean c|^2
+
+    def noise(draws, seed):
+        return gradient_noise(lambda t: c[t.long() - 1] @ w, [w], p, batch, draws, seeded(seed))
+
+    exact = []  # the median over all equally many batches, by brute force
+    for t in itertools.product(range(6), repeat=batch):
+        exact.append(((weighted[list(t)].mean(0) - c.mean(0)).square().sum(), p[list(t)].prod()))
+    values, shares = (torch.stack(column) for column in zip(*exact, strict=True))
+    close((values * shares).sum(), variance / batch, rtol=1e-9)
+    order = values.argsort()
+    median = values[order][torch.searchsorted(shares[order].cumsum(0), 0.5)]
+    # The mean over the draws stands in for the true one, and the median of 4,000 draws lies near the true median.
+    close(noise(4000, 3), median, rtol=0.05)

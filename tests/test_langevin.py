@@ -7,7 +7,7 @@ import torch
 from helpers import COSINE, LINEAR, close, gaussian_eps, randn, seeded
 
 from ddpm_path.exact import isotropic_mixture
-from ddpm_path.gaussian import score_from_eps
+from ddpm_path.gaussian import langevin_step, score_from_eps
 from ddpm_path.samplers import annealed_langevin, langevin, last, noise_source
 from ddpm_path.schedule import VE, VP, SubVP, on_schedule
 
@@ -187,3 +187,9 @@ def test_the_walk_leaves_no_gradient_and_its_start_alone():
     x = randn(2, 3).requires_grad_()
     state = next(langevin(point(0.0, SIGMAS), SIGMAS, x, 0.5, 0.1, 2))
     assert not state.x.requires_grad
+
+
+def test_langevin_step_is_the_score_s():
+    x, eps, z, std = randn(4, 3), randn(4, 3, seed=1), randn(4, 3, seed=2), torch.tensor([0.1, 1.0, 5.0, 20.0])
+    alpha = (0.2 * std.double() ** 2)[:, None]
+    close(langevin_step(x, eps, std.double(), 0.2, z), x - alpha * eps / std[:, None] + (2 * alpha).sqrt() * z)

@@ -15,6 +15,7 @@ from ddpm_path.lab.metrics import (
     Result,
     accuracy,
     accuracy_by_level,
+    at_coverage,
     balanced_labels,
     by_heart,
     by_heart_classifier,
@@ -28,9 +29,12 @@ from ddpm_path.lab.metrics import (
     quality,
     recognised,
     sample,
+    trade_off,
     train_recogniser,
     wasserstein,
 )
+from ddpm_path.samplers import ancestral
+from ddpm_path.schedule import VE, VP
 
 
 class Says(Recogniser):
@@ -138,6 +142,33 @@ def test_naeem2020_coverage_of_a_set_by_itself_is_1_and_by_nothing_near_is_0():
 def test_naeem2020_coverage_sees_a_lost_mode():
     real = torch.cat([randn(100, 2, seed=1), randn(100, 2, seed=2) + 50])
     close(coverage(real, randn(500, 2, seed=3)), 0.5, atol=0.02)
+
+
+def test_naeem2020_trade_off_by_drawing_the_rows_again():
+    """All samples first, then every bootstrap draw: recognised and coverage of those rows, duplicates and all."""
+    said = rand(9, 3, seed=1).square()
+    images, real, labels = (
+        (said / said.sum(1, keepdim=True)).view(9, 1, 1, 3),
+        rand(20, 1, 1, 3, seed=2),
+        balanced_labels(9, 3),
+    )
+    images[:4] = torch.tensor([[0.92, 0.04, 0.04], [0.02, 0.96, 0.02], [0.95, 0.03, 0.02], [0.93, 0.03, 0.04]])[
+        :, None, None
+    ]
+    good, reached = trade_off(Says(), real, images, labels, draws=50, seed=4)
+    for i, at in enumerate([torch.arange(9), *torch.randint(9, (50, 9), generator=seeded(4))]):
+        close(good[i], recognised(Says(), images[at], labels[at])[0])
+        close(reached[i], coverage(real, images[at]))
+    assert 0 < float(good[0]) == 3 / 9 and float(good[1:].std()) > 0 < float(reached[1:].std())
+
+
+def test_a_curve_is_read_at_a_coverage_draw_by_draw():
+    """Points (0.9, 0.5), (0.5, 0.9), (0.7, 0.6) in the first draw; beyond the ends their own share."""
+    good = torch.tensor([[0.5, 0.9, 0.6], [0.1, 0.2, 0.3]]).double()
+    cover = torch.tensor([[0.9, 0.5, 0.7], [0.4, 0.8, 0.6]]).double()
+    curve = list(zip(good.T, cover.T, strict=True))
+    for level, expected in (([0.6, 0.5], [0.75, 0.2]), ([0.8, 0.7], [0.55, 0.25]), ([0.1, 0.9], [0.9, 0.2])):
+        close(at_coverage(curve, torch.tensor(level)), expected, rtol=1e-6)
 
 
 def test_nearest_distance_by_brute_force():
@@ -348,3 +379,17 @@ def test_wasserstein_of_a_shifted_and_of_a_widened_world():
     wide, narrow = isotropic_mixture([1.0], [[0.0]], 2.0), isotropic_mixture([1.0], [[0.0]], 1.0)
     found = wasserstein(narrow.quantile(share, (1.0, 0.0)), wide)
     assert abs(found - math.sqrt(2 / math.pi)) < 2e-4  # midpoints leave out a little of both tails
+
+
+def test_sampling_starts_at_the_deviation_of_the_schedule():
+    """On VE pure noise is N(0, sigma_max^2): a start of deviation 1 would be taken for one of the last levels."""
+    starts = {}
+    for name, schedule in {"ve": VE(0.02, 18.5), "vp": VP()}.items():
+
+        def remember(eps_fn, schedule, x, times, generator, name=name):
+            starts[name] = x
+            return ancestral(eps_fn, schedule, x, times, generator=generator)
+
+        sample(lambda x, t, label: 0 * x, schedule, 4, (1, 16, 16), [1.0, 0.5, 0.0], 0, None, remember)
+    assert 18 < float(starts["ve"].std()) < 19
+    torch.testing.assert_close(starts["ve"] / 18.5, starts["vp"] / float(VP()(1.0)[1]))

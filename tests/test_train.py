@@ -10,7 +10,7 @@ import torch
 from ddpm_path.lab import checkpoint, train
 from ddpm_path.lab.datasets import digits, to_display
 from ddpm_path.lab.recipes import ClassifierRecipe, Recipe
-from ddpm_path.schedule import VP
+from ddpm_path.schedule import VE, VP
 from ddpm_path.unet import UNet
 
 TINY = Recipe(
@@ -83,6 +83,22 @@ def test_a_network_of_an_sde_is_shown_the_sde_s_levels_on_a_chain_s_clock(data, 
         torch.testing.assert_close(net_t, 1000 * t)
 
 
+def test_song2020_technique3_a_recipe_of_T_0_hides_the_time(data, monkeypatch):
+    """Trained and loaded alike: the network is handed 0, whatever the level."""
+    quiet(monkeypatch)
+    recipe, handed, forward = replace(TINY, steps=2, betas="ve-digits", T=0, prediction="eps"), [], UNet.forward
+
+    def listening(self, x, t, label=None):
+        handed.append(t)
+        return forward(self, x, t, label)
+
+    monkeypatch.setattr(UNet, "forward", listening)
+    losses = spied(monkeypatch)
+    train.train(recipe, data)
+    assert all(bool((t == 0).all()) for t in handed) and len(handed) == 2
+    assert all(float(t.max()) > 0.5 and schedule == VE(0.02, 18.5) for _, _, schedule, _, t, _ in losses)
+
+
 def test_training_on_dequantised_images_draws_afresh_within_each_pixel_s_bin(data, monkeypatch):
     quiet(monkeypatch)
     losses = spied(monkeypatch)
@@ -131,6 +147,25 @@ def test_labels_are_dropped_example_by_example(data, monkeypatch):
     assert abs(dropped.mean() - 0.3) < 4 * math.sqrt(0.3 * 0.7 / dropped.numel())
     # Dropping whole batches would give rows of 0 or 1; binomial rows have variance 0.21 / 16.
     assert dropped.mean(1).var() < 3 * 0.21 / 16
+
+
+@pytest.mark.parametrize("dropout", [0.0, 1.0])
+def test_ho2022_the_null_row_learns_from_dropped_examples_alone(data, monkeypatch, dropout):
+    """No example dropped: no gradient for the null label. All dropped: for no other."""
+    gradients = []
+    clip = torch.nn.utils.clip_grad_norm_
+
+    def spy(parameters, most):
+        parameters = list(parameters)
+        gradients.extend(p.grad.clone() for p in parameters if p.shape[0] == 11)  # the table of labels
+        return clip(parameters, most)
+
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", spy)
+    trained = train.train(replace(TINY, steps=8, label_dropout=dropout), data)
+    assert [name for name, p in trained.net.named_parameters() if p.shape[0] == 11] == ["label.weight"]
+    classes, null = torch.stack(gradients).split([10, 1], dim=1)
+    nothing, something = (null, classes) if dropout == 0 else (classes, null)
+    assert not bool(nothing.any()) and bool(something.any())
 
 
 def test_training_learns_more_than_the_average_image(data):

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
@@ -10,14 +11,14 @@ import torch
 from torch import Tensor
 
 from ddpm_path.gaussian import fixed_large, fixed_small
-from ddpm_path.guidance import clip_x0
+from ddpm_path.guidance import clip_x0, on_eps
 from ddpm_path.lab import datasets, metrics, zoo
 from ddpm_path.lab.datasets import Images
 from ddpm_path.lab.errors import unknown
 from ddpm_path.lab.files import replacing
 from ddpm_path.lab.metrics import Result, Settings
 from ddpm_path.lab.recipes import Recipe
-from ddpm_path.losses import Reverse, fixed_variance
+from ddpm_path.losses import Reverse, learned_reverse
 from ddpm_path.samplers import Variance
 
 VARIANCES: dict[str, Variance] = {"small": fixed_small, "large": fixed_large}
@@ -70,7 +71,7 @@ def _bits(
     if last > 1:
         return [], [f"no bits/dim: the bound's prior is N(0, I), and the schedule ends at std {last:g}"]
     labels, chain = real.test_labels[:n] if recipe.net["classes"] else None, recipe.times(1000)
-    reverse = _reverse(name, folder, recipe, labels, variance)
+    reverse = step_back(name, chain, variance, labels, folder)
     measured = metrics.bits(reverse, schedule, real.test[:n], chain, STRATA, seed)
     settings: Settings = {"weights": "ema", "data": recipe.data, "split": "test", "n": n}
     settings |= {"levels": len(chain) - 1, "strata": STRATA, "labels": "none" if labels is None else "true"}
@@ -79,11 +80,23 @@ def _bits(
     return [Result(part, float(x.mean()), float(x.std()) / math.sqrt(n), settings) for part, x in parts.items()], []
 
 
-def _reverse(name: str, folder: Path, recipe: Recipe, labels: Tensor | None, variance: str | None) -> Reverse:
-    """The model's step back on the whole chain, x_0 clipped."""
+def step_back(
+    name: str,
+    times: Sequence[float],
+    variance: str | None = None,
+    labels: Tensor | None = None,
+    folder: Path = zoo.ZOO,
+) -> Reverse:
+    """A shipped model's step back along `times`, x_0 clipped, for `metrics.bits`.
+
+    variance: `small` or `large`; None is the model's own, the one that it learned, or else large.
+    """
+    if variance is None and Recipe(**zoo.load_network(name, folder)[1]["recipe"]).learned:
+        full, schedule = zoo.load_learned(name, folder)
+        clipped = on_eps(metrics.in_parts(full, labels), lambda eps_fn: clip_x0(eps_fn, schedule))
+        return learned_reverse(clipped, schedule, times)
     net, schedule = zoo.load(name, folder)
-    eps_fn = clip_x0(metrics.in_parts(net, labels), schedule)
-    return fixed_variance(eps_fn, schedule, VARIANCES[variance or "large"], recipe.times(1000))
+    return metrics.clipped_reverse(net, schedule, labels, VARIANCES[variance or "large"], times)
 
 
 def _samples(

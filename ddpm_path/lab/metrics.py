@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -17,10 +18,10 @@ from tqdm import tqdm
 
 from ddpm_path.exact import FiniteData, GaussianMixture
 from ddpm_path.gaussian import q_sample
-from ddpm_path.guidance import Classifier, clip_x0
+from ddpm_path.guidance import Classifier, clip_x0, on_eps
 from ddpm_path.lab.datasets import Images, check_images
-from ddpm_path.losses import Network, Reverse, bound_term, prior_term
-from ddpm_path.samplers import Sampler, ancestral, last, start_noise
+from ddpm_path.losses import LossHistory, Network, Reverse, bound_term, fixed_variance, prior_term
+from ddpm_path.samplers import Sampler, Variance, ancestral, ancestral_learned, last, start_noise
 from ddpm_path.schedule import EpsFn, Schedule
 
 CONFIDENT = 0.9
@@ -169,9 +170,40 @@ def coverage(real: Tensor, samples: Tensor, neighbours: int = 5) -> float:
 
 def covered(real: Tensor, samples: Tensor, neighbours: int = 5) -> Tensor:
     """Which real items have a sample nearer than their k-th real neighbour, (N,): `coverage`, item by item."""
+    return _reached(real, samples, neighbours).any(1)
+
+
+def _reached(real: Tensor, samples: Tensor, neighbours: int = 5) -> Tensor:
+    """Which samples lie in the neighbourhood of which real item, (real, samples)."""
     real, samples = real.flatten(1).double(), samples.flatten(1).double()  # float32 sees 0.01 between equal images
     radius = torch.cdist(real, real).kthvalue(neighbours + 1, dim=1).values  # the nearest is the item itself
-    return torch.cdist(real, samples).amin(1) < radius
+    return torch.cdist(real, samples) < radius[:, None]
+
+
+def trade_off(
+    net: Recogniser, real: Tensor, samples: Tensor, labels: Tensor, draws: int = 200, seed: int = 0
+) -> tuple[Tensor, Tensor]:
+    """The share recognised as their label and the coverage of `real`, float64 (1 + draws,): what guidance trades.
+
+    The first entry is of all samples, the others of bootstrap draws of their rows, alike for one n and seed: where
+    rows belong together, two samplers' ends of one latent say, the spread of differences is that of the difference.
+    """
+    confidence, seen = net.log_probs(samples).exp().max(1)
+    good = ((confidence > CONFIDENT) & (seen == labels)).double()
+    taken = _draws(len(samples), draws, seed)  # (1 + draws, n)
+    reached = _reached(real, samples).double() @ (taken > 0).double().T  # (real, 1 + draws)
+    return taken @ good / len(samples), (reached > 0).double().mean(0)
+
+
+def at_coverage(curve: Sequence[tuple[Tensor, Tensor]], level: Tensor) -> Tensor:
+    """The share recognised where a curve of `trade_off`s has the coverage `level` (1 + draws,), draw by draw, linearly.
+
+    Beyond the curve's ends it is that of the end.
+    """
+    good, cover = (torch.stack(column, 1).numpy() for column in zip(*curve, strict=True))  # (1 + draws, points)
+    orders = cover.argsort(1)
+    draws = zip(level.tolist(), cover, good, orders, strict=True)
+    return torch.tensor([float(np.interp(x, c[order], g[order])) for x, c, g, order in draws]).double()
 
 
 def nearest(images: Tensor, training: Tensor, chunk: int = 5000) -> Tensor:
@@ -219,14 +251,20 @@ def kernel_difference(a: Tensor, b: Tensor, real: Tensor, draws: int = 200, seed
     if a.shape != b.shape:
         raise ValueError(f"a {tuple(a.shape)} and b {tuple(b.shape)} belong together row by row: one shape, please")
     n = len(a)
-    # What `real` has within cancels. A draw is held as the number of times that it takes each row.
+    # What `real` has within cancels.
     k = _cubic(a, a) - _cubic(b, b)  # (n, n)
     across = (_cubic(a, real) - _cubic(b, real)).mean(1)  # (n,)
-    rows = torch.randint(n, (draws, n), generator=torch.Generator().manual_seed(seed))
-    taken = torch.cat([torch.ones(1, n).long(), F.one_hot(rows, n).sum(1)]).double()  # (1 + draws, n), all rows first
+    taken = _draws(n, draws, seed)
     within = ((taken @ k * taken).sum(1) - taken @ k.diagonal()) / (n * (n - 1))
     differences = within - 2 * taken @ across / n
     return float(differences[0]), float(differences[1:].std())
+
+
+def _draws(n: int, draws: int, seed: int) -> Tensor:
+    """All n rows, then bootstrap draws of them: how many times each is taken, float64 (1 + draws, n)."""
+    rows = torch.randint(n, (draws, n), generator=torch.Generator().manual_seed(seed))
+    taken = torch.zeros(draws, n).scatter_add_(1, rows, torch.ones(draws, n))
+    return torch.cat([torch.ones(1, n), taken]).double()
 
 
 def _cubic(x: Tensor, y: Tensor) -> Tensor:
@@ -274,6 +312,18 @@ class Bits(NamedTuple):
         """The whole bound of each image."""
         return self.prior + self.rate + self.distortion
 
+    def __str__(self) -> str:
+        """The means over images."""
+        parts = ", ".join(f"{part} {value.mean():.5f}" for part, value in self._asdict().items())
+        return f"{self.total.mean():.3f} bits/dim: {parts}"
+
+
+def clipped_reverse(
+    net: Network, schedule: Schedule, labels: Tensor | None, variance: Variance, times: Sequence[float] = (2, 1, 0)
+) -> Reverse:
+    """The step back of a noise predictor with x_0 clipped and a fixed variance, as the paper's code codes images."""
+    return fixed_variance(clip_x0(in_parts(net, labels), schedule), schedule, variance, times)
+
 
 @torch.no_grad()
 def bits(
@@ -295,6 +345,49 @@ def bits(
         eps = torch.randn(images.shape, generator=draw)
         terms.append((high - low) * bound_term(reverse, schedule, images, rising[k], rising[k - 1], eps))
     return Bits(prior_term(schedule, images, times[0]), torch.stack(terms[1:]).sum(0), terms[0])
+
+
+def gradient_noise(
+    losses: Callable[[Tensor], Tensor],
+    weights: Sequence[Tensor],
+    p: Tensor,
+    batch: int = 16,
+    draws: int = 20,
+    generator: torch.Generator | None = None,
+) -> float:
+    """How noisy the gradient of a mean over t is with times drawn from p (T,): the median of |g - their mean|^2.
+
+    losses: whole times (batch,), drawn independently, to their losses (batch,), a function of `weights`; each counts
+    1 / (T p_t). One gradient g for each of `draws` batches.
+    """
+    gradients = []
+    for _ in range(draws):
+        t = torch.multinomial(p, batch, replacement=True, generator=generator) + 1
+        loss = (losses(t.double()) / (len(p) * p[t - 1])).mean()
+        gradients.append(torch.cat([part.flatten() for part in torch.autograd.grad(loss, list(weights))]))
+    stacked = torch.stack(gradients)  # (draws, number of weights)
+    return float((stacked - stacked.mean(0)).square().sum(1).median())
+
+
+def importance_gain(
+    losses: Callable[[Tensor], Tensor],
+    weights: Sequence[Tensor],
+    T: int,
+    each: int = 2,
+    generator: torch.Generator | None = None,
+) -> tuple[Tensor, float]:
+    """What drawing times by importance is worth: eq. 18's p (T,), and log2 of the `gradient_noise` that it saves.
+
+    losses as in `gradient_noise`; p follows from `each` of them at every time, drawn here. Positive where the gradient
+    is less noisy than with uniform times [Nichol 2021, sec. 3.3].
+    """
+    history = LossHistory(T, each)
+    with torch.no_grad():
+        for t in torch.split(torch.arange(1.0, T + 1).repeat(each), 200):
+            history.add(t, losses(t))
+    p = history.probabilities()
+    uniform, drawn = (gradient_noise(losses, weights, q, generator=generator) for q in (torch.full_like(p, 1 / T), p))
+    return p, math.log2(uniform / drawn)
 
 
 @torch.no_grad()
@@ -366,10 +459,27 @@ def sample(
     labels: Tensor | None = None,
     sampler: Sampler = ancestral,
 ) -> Tensor:
-    """n images (n, *shape) with a progress bar: x_0 clipped, no guidance; `sampler` is one of `samplers`."""
+    """n images (n, *shape) with a progress bar, x_0 clipped; `sampler` is one of `samplers`."""
+    generator = torch.Generator().manual_seed(seed)
+    x = start_noise(n, shape, generator) * float(schedule(schedule.T)[1])  # far from 1 on VE
+    states = sampler(clip_x0(in_parts(eps_net, labels), schedule), schedule, x, times, generator=generator)
+    return last(tqdm(states, total=len(times) - 1, desc=f"{n} samples"))
+
+
+def sample_learned(
+    net: Network,
+    schedule: Schedule,
+    n: int,
+    shape: Sequence[int],
+    times: Sequence[float],
+    seed: int,
+    labels: Tensor | None = None,
+) -> Tensor:
+    """As `sample`, for a network that learned its variance."""
     generator = torch.Generator().manual_seed(seed)
     x = start_noise(n, shape, generator)
-    states = sampler(clip_x0(in_parts(eps_net, labels), schedule), schedule, x, times, generator=generator)
+    clipped = on_eps(in_parts(net, labels), lambda eps_fn: clip_x0(eps_fn, schedule))
+    states = ancestral_learned(clipped, schedule, x, times, generator=generator)
     return last(tqdm(states, total=len(times) - 1, desc=f"{n} samples"))
 
 

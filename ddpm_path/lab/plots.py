@@ -81,6 +81,17 @@ def scatter(panels: Mapping[str, Tensor], limit: float = 2.5, columns: int = 6, 
     return figure
 
 
+def arrows(panels: Mapping[str, tuple[Tensor, Tensor]], limit: float, length: float = 1.0) -> Figure:
+    """Fields of arrows side by side, each from points (N, 2) along directions (N, 2), drawn `length` times as long."""
+    figure = Figure(figsize=(3 * len(panels), 3.2), layout="tight")
+    for axes, (title, (points, directions)) in zip(figure.subplots(1, len(panels)), panels.items(), strict=True):
+        axes.quiver(*points.T, *(length * directions).T, angles="xy", scale_units="xy", scale=1, color=COLOURS[0])
+        axes.set(xlim=(-limit, limit), ylim=(-limit, limit), aspect="equal", xticks=[], yticks=[])
+        axes.set_title(title, fontsize=9)
+        axes.spines[["top", "right"]].set_visible(True)
+    return figure
+
+
 def trajectories(
     times: Sequence[float],
     paths: Tensor,
@@ -118,6 +129,28 @@ def curves(x: Sequence[float], named: Mapping[str, Sequence[float]], xlabel: str
         axes.plot(x, y, marker="o" if len(x) < 50 else "", markersize=3, label=name)
     axes.set(xlabel=xlabel, ylabel=ylabel)
     axes.legend(fontsize=8)
+    return figure
+
+
+def labelled(lines: Mapping[str, Mapping[str, tuple[float, float]]], xlabel: str, ylabel: str) -> Figure:
+    """Lines through points (x, y), each point with its own label beside it: a trade-off over a scale, say."""
+    figure = Figure(figsize=(6, 3.4), layout="tight")
+    axes = figure.subplots()
+    for colour, (name, points) in zip(COLOURS, lines.items(), strict=False):
+        axes.plot(*zip(*points.values(), strict=True), marker="o", markersize=4, color=colour, label=name)
+        for label, at in points.items():
+            axes.annotate(label, at, xytext=(4, 4), textcoords="offset points", fontsize=8, color=colour)
+    axes.set(xlabel=xlabel, ylabel=ylabel)
+    axes.legend(fontsize=8)
+    return figure
+
+
+def log_curves(x: Sequence[float], named: Mapping[str, Sequence[float]], xlabel: str, ylabel: str) -> Figure:
+    """As `curves`, without markers and with both axes logarithmic."""
+    figure = curves(x, named, xlabel, ylabel)
+    figure.axes[0].set(xscale="log", yscale="log")
+    for line in figure.axes[0].lines:
+        line.set_marker("")
     return figure
 
 

@@ -391,7 +391,8 @@ def measure(name: str, folder: Path, data: Images) -> None:
     eps_net, schedule = zoo.load(name, folder)
     recipe = Recipe(**card["recipe"])
 
-    times = [t / recipe.T * schedule.T for t in (1, 10, 50, *range(100, recipe.T + 1, 100))]
+    steps = recipe.T or 1000
+    times = [t / steps * schedule.T for t in (1, 10, 50, *range(100, steps + 1, 100))]
     table = eps_by_level(eps_net, schedule, data, times, labelled=net.classes > 0)
     print(
         "eps error by noise level (doing nothing: 1)\n" + " ".join(f"{t:>9}" for t in ["t", *(f"{t:g}" for t in times)])

@@ -85,7 +85,7 @@ print(f"std of VP at 1e-5 {sdes['VP'](t)[1]:.4e}, in float32 {(1 - torch.exp(-(0
 # %%
 world, schedule = isotropic_mixture([0.3, 0.7], [[-0.6], [0.5]], std=0.15), sdes["VP"]
 eps_fn, shares = world.eps_fn(schedule), torch.linspace(0.08, 0.92, 9)[:, None].double()
-grid = even_times(schedule, 150, 1e-3, start=0.5)
+grid = even_times(schedule, 300, 1e-3, start=0.5)
 start = world.quantile(shares, schedule(0.5))
 exact = torch.stack([world.quantile(shares, schedule(t)) for t in grid])[..., 0]
 states = predictor_corrector(eps_fn, schedule, start, grid, sde.euler_maruyama, generator=seed(0))
@@ -103,7 +103,7 @@ plots.show(figure, "Smooth paths of the ODE and jagged ones of the SDE, from equ
 # ## Predictors
 #
 # *Euler-Maruyama* takes the SDE's step; *reverse diffusion* runs the forward step backwards; *ancestral* is DDPM. All
-# end with the estimate of $x_0$. The number is how far 2,000 samples lie off on average (Wasserstein).
+# end with the estimate of $x_0$. The number is how far 4,000 samples lie off on average (Wasserstein).
 #
 # *Predict:* which SDE is hardest in 50 steps? What does each mistake do?
 
@@ -114,7 +114,7 @@ predictors["MISTAKE: whole g^2"] = lambda *a: (sde.euler_maruyama(*a)[0], 0.0)
 predictors["MISTAKE: half, noise"] = lambda *a: (sde.flow_euler(*a)[0], sde.euler_maruyama(*a)[1])
 noise = start_noise(10_000, (1,), seed(1)).double()
 for name, predictor in predictors.items():
-    found = [walk(world.eps_fn(s), s, noise[:2000], 50, ends[k], predictor) for k, s in sdes.items()]
+    found = [walk(world.eps_fn(s), s, noise[:4000], 50, ends[k], predictor) for k, s in sdes.items()]
     print(f"{name:22}", ", ".join(f"{k} {metrics.wasserstein(x, world):.3f}" for k, x in zip(sdes, found, strict=True)))
 
 # %% [markdown]
@@ -199,9 +199,9 @@ for name, schedule in sdes.items():
     rows[f"{name}, corrected, 39"] = draw(20, ends[name], sde.reverse_diffusion, sde.snr_step(0.16))
     solved = sde.flow(eps_fn, schedule, x, 1.0, ends[name], 1e-3, 1e-3)
     rows[f"{name}, ODE, {solved.calls + 1}"] = decode(eps_fn, schedule, solved.x, [ends[name], 0.0])
-grid = even_times(schedule, 40, 1e-5, start=float(schedule.time_at(20)))
+grid = even_times(schedule, 60, 1e-5, start=float(schedule.time_at(20)))
 walker = samplers.annealed_langevin(eps_fn, schedule, 20 * noise, grid, 0.17, 3, generator=seed(2))
-rows["Langevin, 121"] = last(walker)
+rows["Langevin, 181"] = last(walker)
 recogniser = zoo.load_recogniser("digits-recogniser")
 for name, x in rows.items():
     print(f"{name:24} {10 * metrics.recognised(recogniser, x, torch.arange(10))[0]:.0f} of 10")
@@ -222,15 +222,16 @@ plots.show(plots.grid(torch.cat(list(rows.values())), 10, rows=tuple(rows)), "Di
 # %%
 images = datasets.digits()
 known, labels = images.test[:10], images.test_labels[:10]
-mask, how = torch.arange(16).view(1, 1, 16, 1) < 8, (sde.reverse_diffusion, sde.snr_step(0.16))
-after = sde.inpaint(known, mask, VE(), noise_source(10, (1, 16, 16), seed(3)))
-filled = walk(on_schedule(net, chain, VE()), VE(), noise, 40, 1e-5, *how, 3, after=after)
+mask, schedule = torch.arange(16).view(1, 1, 16, 1) < 8, sdes["VE"]
+how = (40, 1e-5, sde.reverse_diffusion, sde.snr_step(0.16), 3)
+after = sde.inpaint(known, mask, schedule, noise_source(10, (1, 16, 16), seed(3)))
+filled = walk(on_schedule(net, chain, schedule), schedule, noise, *how, after=after)
 rows = {"data": known, "upper half": torch.where(mask, known, 0.0), "lower drawn": filled}
 hue = 0.5 + 0.45 * torch.cos(2 * torch.pi * (torch.arange(10)[:, None] / 10 + torch.arange(3) / 3))  # of one grey
 tint = lambda x, k: (x + 1) * hue[k][:, :, None, None] - 1  # noqa: E731
 tinted, grey = FiniteData(tint(images.train, images.train_labels)), tint(known, labels).mean(1, keepdim=True)
-after = sde.colourise(grey, VP(), noise_source(10, (3, 16, 16), seed(3)))
-coloured = walk(tinted.eps_fn(VP()), VP(), start_noise(10, (3, 16, 16), seed(4)), 40, 1e-3, *how, 8, after=after)
+after = sde.colourise(grey, schedule, noise_source(10, (3, 16, 16), seed(3)))
+coloured = walk(tinted.eps_fn(schedule), schedule, start_noise(10, (3, 16, 16), seed(4)), *how, after=after)
 rows |= {"grey": grey, "colour drawn": coloured, "class's colour": tint(known, labels)}
 sheet = torch.cat([x.expand(-1, 3, -1, -1) for x in rows.values()])
 plots.show(plots.grid(sheet, rows=tuple(rows)), "Ten digits: upper halves completed below; grey ones, then in colours.")

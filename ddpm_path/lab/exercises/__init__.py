@@ -6,9 +6,11 @@ from ddpm_path.lab.exercises.convnet import BORDER_WEIGHTS, OVERLAP, TRANSPOSED,
 from ddpm_path.lab.exercises.ddim import SLERP, STEP_OF_ETA
 from ddpm_path.lab.exercises.ddpm import MARGINAL_FROM_CHAIN, MEAN_FROM_EPS, POSTERIOR_MEAN, TRAINING_PAIR
 from ddpm_path.lab.exercises.early import BIT_MARGINAL, GAUSSIAN_PRODUCT
+from ddpm_path.lab.exercises.free import DROPPED_CONDITION, DYNAMIC_THRESHOLD
 from ddpm_path.lab.exercises.improved import IMPORTANCE_WEIGHTS, LEARNED_VARIANCE
 from ddpm_path.lab.exercises.likelihood import BIN_LOG_PROB, BOUND_WEIGHT
 from ddpm_path.lab.exercises.pndm import MULTISTEP_WEIGHTS, TRANSFER
+from ddpm_path.lab.exercises.score import LANGEVIN_UPDATE, WEIGHTED_LOSS
 from ddpm_path.lab.exercises.sde import CORRECTED, SUB_VP_COEFFICIENTS
 from ddpm_path.lab.exercises.vae import IMPORTANCE_BOUND, KL_OF_NORMALS
 
@@ -23,6 +25,8 @@ EXERCISES: tuple[Exercise, ...] = (
     TRAINING_PAIR,
     BIN_LOG_PROB,
     BOUND_WEIGHT,
+    LANGEVIN_UPDATE,
+    WEIGHTED_LOSS,
     SUB_VP_COEFFICIENTS,
     CORRECTED,
     UNET_SIZE,
@@ -35,6 +39,8 @@ EXERCISES: tuple[Exercise, ...] = (
     IMPORTANCE_WEIGHTS,
     CLASS_GRADIENT,
     GUIDED_EPS,
+    DROPPED_CONDITION,
+    DYNAMIC_THRESHOLD,
     TRANSFER,
     MULTISTEP_WEIGHTS,
 )
@@ -46,12 +52,15 @@ __all__ = [
     "BOUND_WEIGHT",
     "CLASS_GRADIENT",
     "CORRECTED",
+    "DROPPED_CONDITION",
+    "DYNAMIC_THRESHOLD",
     "EXERCISES",
     "GAUSSIAN_PRODUCT",
     "GUIDED_EPS",
     "IMPORTANCE_BOUND",
     "IMPORTANCE_WEIGHTS",
     "KL_OF_NORMALS",
+    "LANGEVIN_UPDATE",
     "LEARNED_VARIANCE",
     "MARGINAL_FROM_CHAIN",
     "MEAN_FROM_EPS",
@@ -65,6 +74,7 @@ __all__ = [
     "TRANSFER",
     "TRANSPOSED",
     "UNET_SIZE",
+    "WEIGHTED_LOSS",
     "Exercise",
     "check",
 ]

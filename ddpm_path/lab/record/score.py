@@ -3,7 +3,7 @@
 from ddpm_path.lab.record.claim import Claim
 
 DIGITS_WALKS = (
-    "Model: `digits-ncsn` of the zoo, unconditional, not told the time. 100 walks from one uniform start on [-1, 1] "
+    "Model: `digits-ncsn` of the zoo, unconditional, not told the time. 60 walks from one uniform start on [-1, 1] "
     "(seed 0), noise of seed 1. Levels and steps are the papers', in their pixels of [0, 1], doubled for ours. NCSNv2: "
     "as many levels as technique 2 asks from 18.23 (technique 1) to 0.02, 3 steps each, step by technique 4, then the "
     "denoising. Distance: the kernel distance to the 355 test digits, on the recogniser's features. "
@@ -51,8 +51,8 @@ CLAIMS: tuple[Claim, ...] = (
         "World: weights 0.3 and 0.7 at (-1, -0.5) and (1, 0.5), standard deviation 0.3, VE from 0.05 to 8. Four "
         "networks (seeds 0 to 3), (x / sqrt(1 + std^2), log std) to eps, two layers of 64 softplus; 1,500 steps of "
         "Adam, lr 1e-3 as in NCSN, batch 128, `simple` at uniform t; EMA 0.999 with the warm-up of `update_ema`. "
-        "Error: squared distance to the exact eps on 4,096 draws (seed 9). Margin: the mean over networks of log2(error "
-        "of the last weights / error of their average); its standard error: from the spread over networks.",
+        "Error: squared distance to the exact eps on 4,096 draws (seed 9). Margin: the mean over networks of "
+        "log2(error of the last weights / error of their average); its standard error: from the spread over networks.",
     ),
     Claim(
         "ncsnv2-sampling",
@@ -65,8 +65,8 @@ CLAIMS: tuple[Claim, ...] = (
     Claim(
         "ncsnv2-denoising",
         "06_score_matching",
-        "The final denoising improves samples, though one hardly sees it [Song & Ermon 2020, sec. 4; Jolicoeur-Martineau "
-        "2020]",
+        "The final denoising improves samples, though one hardly sees it "
+        "[Song & Ermon 2020, sec. 4; Jolicoeur-Martineau 2020]",
         DIGITS_WALKS + "Margin: distance without the denoising - with it, of the same walks." + BOOTSTRAP,
     ),
 )
