@@ -262,7 +262,7 @@ def border_weights(instances: Tensor, balance: Tensor | float = 1.0, w0: float =
     pixels, 0 inside. instances (H, W) are whole numbers, 0 the background, one number a cell; `balance`, the paper's
     w_c, evens out how frequent classes are. With fewer than two cells the second term is 0. float64 (H, W).
     """
-    from scipy.ndimage import distance_transform_edt  # type: ignore[import-untyped]  # slow, for training only
+    from scipy.ndimage import distance_transform_edt  # slow to import, and needed for training only
 
     cells = sorted(set(instances.flatten().tolist()) - {0})
     weights = torch.zeros(instances.shape, dtype=torch.float64) + balance
