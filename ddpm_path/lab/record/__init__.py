@@ -1,6 +1,6 @@
 """Every claim on record, in the path's order: its protocol, written before it was measured, and the outcome."""
 
-from ddpm_path.lab.record import ddim, ddpm, early, guided, improved, pndm, score, unet
+from ddpm_path.lab.record import ddim, ddpm, diffusion_unet, early, guided, improved, pndm, score, unet
 from ddpm_path.lab.record.claim import Claim, State
 
 CLAIMS: tuple[Claim, ...] = (
@@ -8,6 +8,7 @@ CLAIMS: tuple[Claim, ...] = (
     *ddpm.CLAIMS,
     *score.CLAIMS,
     *unet.CLAIMS,
+    *diffusion_unet.CLAIMS,
     *ddim.CLAIMS,
     *improved.CLAIMS,
     *guided.CLAIMS,

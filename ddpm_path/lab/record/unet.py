@@ -1,4 +1,4 @@
-"""Claims of 08_fcn_unet, 09_upsampling and 10_diffusion_unet."""
+"""Claims of 08_fcn_unet and 09_upsampling."""
 
 from ddpm_path.lab.record.claim import Claim
 
