@@ -27,10 +27,12 @@ EXERCISES: tuple[Exercise, ...] = (
 
 __all__ = [
     "BIT_MARGINAL",
+    "EMBEDDING_OF_TIME",
     "EXERCISES",
     "GAUSSIAN_PRODUCT",
     "IMPORTANCE_BOUND",
     "KL_OF_NORMALS",
+    "MANY_HEADS",
     "MARGINAL_FROM_CHAIN",
     "MEAN_FROM_EPS",
     "MULTISTEP_WEIGHTS",
