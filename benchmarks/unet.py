@@ -127,8 +127,8 @@ TEXT = """# The U-Net beside diffusers'
 
 Made by `python benchmarks/unet.py`; torch {torch}, {threads} thread(s). DDPM's network for CIFAR-10, 35,746,307
 parameters on both sides, dropout 0.1. Seconds are of processor time, medians of {rounds} rounds in which the networks
-take turns, batch {batch}; ours lies in memory with channels last. Memory is what a process of its own takes at its peak beyond its imports, batch 8. A training
-step is an answer, its gradients and Adam's step.
+take turns, batch {batch}; ours lies in memory with channels last. Memory is what a process of its own takes at its
+peak beyond its imports, batch 8. A training step is an answer, its gradients and Adam's step.
 
 | | here | diffusers | ratio |
 | --- | --- | --- | --- |

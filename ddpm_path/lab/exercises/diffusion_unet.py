@@ -64,8 +64,11 @@ EMBEDDING_OF_TIME = Exercise(
 
 
 def _projections(generator: torch.Generator) -> dict[str, tuple[Any, ...]]:
-    draw = lambda n, C, L: torch.randn(n, 3 * C, L, generator=generator, dtype=torch.float64)  # noqa: E731
-    return {"2 heads of 3": (draw(2, 6, 5), 2), "1 head of 4": (draw(1, 4, 3), 1)}
+    cases = {"2 heads of 3": (2, 6, 5, 2), "1 head of 4": (1, 4, 3, 1)}
+    return {
+        name: (torch.randn(n, 3 * C, L, generator=generator, dtype=torch.float64), heads)
+        for name, (n, C, L, heads) in cases.items()
+    }
 
 
 def _attend(qkv: Tensor, heads: int) -> Tensor:
