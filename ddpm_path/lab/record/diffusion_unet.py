@@ -4,7 +4,7 @@ from ddpm_path.lab.record.claim import Claim
 
 _PROTOCOL = (
     "Models: `choices` of the zoo, made by benchmarks/adm_choices.py: U-Nets of widths 8 and 16 over 2 x 2 patches, "
-    "one block a level, eps prediction, cosine schedule, 200 steps of 32 digits, EMA, half precision; seeds 0, 1 and "
+    "one block a level, eps prediction, cosine schedule, 200 steps of 16 digits, EMA, half precision; seeds 0, 1 and "
     "2 draw weights, images, times and noise. The base has AdaGN, one head, attention at the lower level and "
     "convolutions that resample; each other network changes one thing. L: the mean squared error of eps on the 355 "
     "test digits, five noises each (seed 0), the times evenly spread over 1 to 1,000, true labels. Margin: ln(L "
