@@ -73,8 +73,8 @@ right.legend(fontsize=8, ncols=3, loc="upper center")
 plots.show(figure, "Stripes of waves from fast to slow, twice; each time resembles its neighbours, a peak at itself.")
 
 # %% [markdown]
-# **You should see** fast waves, which tell neighbours apart, and slow ones, which tell early from late. **If instead** a
-# second peak is as high as the first, frequencies are wrong.
+# **You should see** fast waves, which tell neighbours apart, and slow ones, which tell early from late. **If instead**
+# a second peak is as high as the first, frequencies are wrong.
 #
 # ## How a block hears it
 #
