@@ -1,6 +1,7 @@
-"""The command line: list the path, run it, train a model, draw samples."""
+"""The command line: list the path, run it, train a model, draw samples, evaluate."""
 
 import argparse
+import math
 import os
 import sys
 import textwrap
@@ -20,8 +21,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(listing())
         elif options.command == "run":
             return run(options.notebooks)
+        elif options.command == "doctor":
+            return doctor()
+        elif options.command == "diagnose":
+            diagnose(options.folder, options.data, options.size)
         elif options.command == "train":
-            train(options.name, options.out or Path("build/train") / options.name, options.steps)
+            del options.command
+            train(**vars(options))
+        elif options.command == "evaluate":
+            del options.command
+            evaluate(**vars(options))
         else:
             del options.command
             sample(**vars(options))
@@ -45,13 +54,24 @@ def _parser() -> argparse.ArgumentParser:
     path = commands.add_parser("run", help="execute notebooks; pages and index.html go to build/path/")
     path.add_argument("notebooks", nargs="*", metavar="NN", help="numbers or names of notebooks; all if none are given")
 
-    training = commands.add_parser("train", help="make a shipped model again")
-    training.add_argument("name", metavar="NAME", help="a recipe: digits, mnist, digits-recogniser, mnist-recogniser")
+    commands.add_parser("doctor", help="look for what is missing or wrong on this machine, and how to mend it")
+
+    training = commands.add_parser("train", help="make a shipped model again, or one of your own images")
+    training.add_argument("name", metavar="NAME", nargs="?", help="a recipe: digits, mnist-classifier, ...")
+    training.add_argument("--data", type=Path, metavar="FOLDER", help="instead of NAME: images to train on")
+    training.add_argument("--size", type=_positive, help="with --data: pixels a side (default: 32)")
     training.add_argument("--out", type=Path, help="folder (default: build/train/NAME)")
     training.add_argument("--steps", type=_positive, help="training steps (default: the recipe's)")
+    training.add_argument("--bf16", action="store_true", help="on a GPU: the network's products in bfloat16")
+    training.add_argument("--compile", action="store_true", help="run the network through torch.compile")
+
+    asking = commands.add_parser("diagnose", help="one page on a training: what is wrong with it, and what to do")
+    asking.add_argument("folder", type=Path, metavar="FOLDER", help="where `train` writes, or wrote")
+    asking.add_argument("--data", type=Path, metavar="IMAGES", help="the images, if it trains on your own")
+    asking.add_argument("--size", type=_positive, default=32, help="with --data (default: %(default)s)")
 
     sampling = commands.add_parser("sample", help="draw samples from a shipped model")
-    sampling.add_argument("name", metavar="NAME", help="a model of the zoo: digits, mnist, ...")
+    sampling.add_argument("name", metavar="NAME", help="a model of the zoo (digits, mnist, ...) or a training's folder")
     sampling.add_argument("--steps", type=int, help="sampling steps (default: every time from the start on)")
     sampling.add_argument(
         "--sampler",
@@ -62,9 +82,20 @@ def _parser() -> argparse.ArgumentParser:
     sampling.add_argument("--grid", default="uniform", help="times: uniform (default), leading, quadratic or ratio")
     sampling.add_argument("--start", type=int, help="first time (default: the last of the chain)")
     sampling.add_argument("--label", help="a class to draw (default: none)")
+    sampling.add_argument("--scale", type=float, help="guide without a classifier: 1 (default) does not, 3 does well")
     sampling.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
     sampling.add_argument("--n", type=_positive, default=16, help="number of samples (default: %(default)s)")
     sampling.add_argument("--out", type=Path, default=Path("grid.png"), help="PNG file (default: %(default)s)")
+
+    judging = commands.add_parser("evaluate", help="bits/dim, a distance, recognition and guards of a shipped model")
+    judging.add_argument("name", metavar="NAME", help="a diffusion model of the zoo: digits, mnist, ...")
+    judging.add_argument("--images", type=_positive, default=100, help="that are coded (default: %(default)s)")
+    judging.add_argument("--samples", type=_positive, default=500, help="that are drawn (default: %(default)s)")
+    judging.add_argument("--steps", type=_positive, default=25, help="of the sampler (default: %(default)s)")
+    judging.add_argument("--variance", help="of the bound: small or large (default: the model's own, or else large)")
+    judging.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
+    judging.add_argument("--save", type=Path, metavar="FILE.json", help="write the results, for a later --against")
+    judging.add_argument("--against", metavar="OTHER", help="compare with FILE.json, or with a model measured alike")
     return parser
 
 
@@ -127,11 +158,53 @@ def run(names: Sequence[str]) -> int:
     return runner.run(names, notebooks, notebooks.parent / "build" / "path")
 
 
-def train(name: str, out: Path, steps: int | None) -> None:
-    """Train a recipe."""
-    from ddpm_path.lab.train import train_recipe
+def doctor() -> int:
+    """Print what this machine has; status 1 if there is a problem."""
+    from ddpm_path.lab.doctor import examine, report
 
-    train_recipe(name, out, steps)
+    findings = examine()
+    print(report(findings))
+    return int(any(finding.remedy for finding in findings))
+
+
+def diagnose(folder: Path, data: Path | None, size: int) -> None:
+    """Print one page on a training, and write it with pictures into its folder."""
+    from ddpm_path.lab import diagnosis
+    from ddpm_path.lab.datasets import DATASETS
+    from ddpm_path.lab.doctor import report
+    from ddpm_path.lab.folder import folder as own_images
+
+    recipe, _ = diagnosis.load(folder)
+    if data is None and recipe.data not in DATASETS:
+        raise ValueError(f"this run trains on images of its own, {recipe.data}: name their folder with --data")
+    images = DATASETS[recipe.data]() if data is None else own_images(data, size)
+    print(report(diagnosis.diagnose(folder, images)))
+    print(f"with pictures: {folder / 'diagnosis.html'}")
+
+
+def train(
+    name: str | None,
+    data: Path | None,
+    size: int | None,
+    out: Path | None,
+    steps: int | None,
+    bf16: bool,
+    compile: bool,
+) -> None:
+    """Train a recipe, or on a folder of images; several processes if torchrun starts them."""
+    if (name is None) == (data is None):
+        raise ValueError("name a recipe, or give a folder of images with --data: one of the two")
+    if size is not None and data is None:
+        raise ValueError("--size belongs to --data: a recipe has its own")
+
+    from ddpm_path.lab.device import placed
+    from ddpm_path.lab.train import train_images, train_recipe
+
+    with placed(bf16, compile) as place:
+        if data is not None:
+            train_images(data, size or 32, out or Path("build/train") / data.resolve().name, steps, place)
+        elif name is not None:
+            train_recipe(name, out or Path("build/train") / name, steps, place)
 
 
 def sample(
@@ -142,6 +215,7 @@ def sample(
     grid: str,
     start: int | None,
     label: str | None,
+    scale: float | None,
     seed: int,
     n: int,
     out: Path,
@@ -155,6 +229,10 @@ def sample(
         raise ValueError(f"{out} is a folder: give the name of a PNG file")
     if eta is not None and sampler != "ddim":
         raise ValueError(f"--eta belongs to ddim: leave it out with {sampler}, or add --sampler ddim")
+    if scale is not None and not math.isfinite(scale):
+        raise ValueError(f"--scale is a number, 3 say; got {scale}")
+    if scale is not None and label is None:
+        raise ValueError("--scale guides towards a class: add one with --label")
 
     from functools import partial
 
@@ -162,6 +240,7 @@ def sample(
 
     from ddpm_path import samplers, schedule
     from ddpm_path.gaussian import fixed_large
+    from ddpm_path.guidance import guided_network
     from ddpm_path.lab import metrics, plots, zoo
     from ddpm_path.lab.errors import unknown
 
@@ -177,13 +256,22 @@ def sample(
     if sampler not in known:
         raise unknown("sampler", sampler, known)
     draw = known[sampler]
-    net, trained = zoo.load(name)
-    card = zoo.card(name)
+    name, folder = zoo.find(name)
+    net, trained = zoo.load(name, folder)
+    card = zoo.card(name, folder)
     labels = None if label is None else torch.full((n,), _class(label, card["classes"]))
+    classes = card["recipe"]["net"].get("classes", 0)
+    if labels is not None and not classes:
+        raise ValueError(f"{name} was trained without labels: leave --label out")
+    if scale is not None:
+        if not card["recipe"]["label_dropout"] > 0:
+            raise ValueError(f"{name} was never trained without a label, to guide away from: leave --scale out")
+        net = guided_network(net, classes, scale)
+    chain = trained.first == 1  # or an SDE, whose times are not whole
     if start is not None and not 1 <= start <= trained.T:
         raise ValueError(f"--start {start} is not a time of {name}: choose between 1 and {trained.T}")
-    grids: dict[str, Callable[[int, int], Sequence[float]]] = {
-        "uniform": schedule.uniform_times,
+    grids: dict[str, Callable[..., Sequence[float]]] = {
+        "uniform": schedule.uniform_times if chain else lambda start, n: schedule.even_times(trained, n, 1e-3, start),
         "leading": schedule.leading_times,
         "quadratic": schedule.quadratic_times,
         "ratio": lambda start, steps: schedule.ratio_times(trained, steps, start),
@@ -191,9 +279,10 @@ def sample(
     if grid not in grids:
         raise unknown("grid of times", grid, grids)
     begin = start or trained.T
-    scale, std = trained(begin)
-    if sampler in MULTISTEP and std / scale > 40:  # too long a first step for a mixture of slopes: see notebook 15
-        late = round(float(trained.time_at(40.0)))
+    signal, noise = trained(begin)
+    if sampler in MULTISTEP and noise / signal > 40:  # too long a first step for a mixture of slopes: see notebook 15
+        late = float(trained.time_at(40.0))
+        late = round(late) if chain else late
         draw, times = samplers.ddim_first(draw), [begin, *grids[grid](late, late if steps is None else steps - 1)]
     else:
         times = list(grids[grid](begin, begin if steps is None else steps))
@@ -202,6 +291,35 @@ def sample(
     images = metrics.sample(net, trained, n, shape, times, seed, labels, draw)
     plots.save(plots.grid(images, min(n, 8)), out)
     print(f"{n} samples of {name}, {len(times) - 1} steps of {sampler} from t = {times[0]:g}, seed {seed}: {out}")
+
+
+def evaluate(
+    name: str,
+    images: int,
+    samples: int,
+    steps: int,
+    variance: str | None,
+    seed: int,
+    save: Path | None,
+    against: str | None,
+) -> None:
+    """Print a model's results with their settings, and its differences from another; ValueError if they differ."""
+    from functools import partial
+
+    from ddpm_path.lab import evaluation
+
+    measure = partial(evaluation.evaluate, images=images, samples=samples, steps=steps, variance=variance, seed=seed)
+    # A file is read before the work.
+    other = evaluation.read(Path(against)) if against and against.endswith(".json") else None
+    mine = measure(name)
+    print(evaluation.report(mine))
+    if save is not None:
+        evaluation.save(mine, save)
+    if against is not None:
+        if other is None:
+            other = measure(against)
+            print(evaluation.report(other))
+        print(evaluation.comparison(mine, other))
 
 
 def _class(label: str, classes: Sequence[str]) -> int:

@@ -10,7 +10,8 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from ddpm_path.gaussian import AnyLevel, eps_from_x0, expand
+from ddpm_path.gaussian import AnyLevel, Coefficient, eps_from_x0, expand, fixed_large, posterior
+from ddpm_path.losses import Reverse
 from ddpm_path.schedule import EpsFn, Schedule
 
 
@@ -129,6 +130,23 @@ def isotropic_mixture(weights: Sequence[float], means: Sequence[Sequence[float]]
     K, D = centres.shape
     covariance = std**2 * torch.eye(D, dtype=torch.float64)
     return GaussianMixture(torch.tensor(weights, dtype=torch.float64), centres, covariance.expand(K, D, D))
+
+
+def gaussian_reverse(mean: float, variance: float, schedule: Schedule) -> Reverse:
+    """The best step back for data N(mean, variance) in every dimension: the bound is then tight, but for its prior.
+
+    To the posterior's variance it adds what x_t leaves open of x_0, times the square of x_0's weight in the mean.
+    """
+
+    def reverse(x: Tensor, t: Tensor, s: Tensor) -> tuple[Tensor, Coefficient]:
+        now, then = schedule(t), schedule(s)
+        spread = now[0] ** 2 * variance + now[1] ** 2
+        x0 = mean + expand(now[0] * variance / spread, x) * (x - expand(now[0], x) * mean)
+        around, small = posterior(x0, x, now, then)
+        on_x0 = then[0] * fixed_large(now, then) / now[1] ** 2
+        return around, small + on_x0**2 * variance * now[1] ** 2 / spread
+
+    return reverse
 
 
 class FiniteData:

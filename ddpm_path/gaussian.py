@@ -34,6 +34,21 @@ def check_answer(answer: Tensor, x: Tensor) -> Tensor:
     return answer
 
 
+def two_answers(answer: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    """A network's answer to x (B, C, ...) of twice the channels: eps, and what `learned_variance` reads off.
+
+    ValueError unless it is a tensor (B, 2 C, ...) of x's dtype.
+    """
+    if not isinstance(answer, Tensor) or answer.ndim != x.ndim or answer.shape[1] != 2 * x.shape[1]:
+        what = tuple(answer.shape) if isinstance(answer, Tensor) else f"a {type(answer).__name__}"
+        raise ValueError(
+            f"a network with a learned variance answers twice the channels of x {tuple(x.shape)}: first eps, then the "
+            f"variance; got {what}. One without is for `ancestral`"
+        )
+    eps, o = answer.chunk(2, dim=1)
+    return check_answer(eps, x), o
+
+
 def q_sample(x0: Tensor, eps: Tensor, now: AnyLevel) -> Tensor:
     """x_t from the data and the noise [Ho 2020, eq. 4]."""
     scale, std = now
@@ -95,6 +110,19 @@ def fixed_large(now: AnyLevel, then: AnyLevel) -> Coefficient:
     return transition(now, then)[1]
 
 
+def learned_variance(o: Tensor, small: Coefficient, large: Coefficient) -> Tensor:
+    """exp(v log large + (1 - v) log small), v = (o + 1) / 2, for a network's answer o (B, ...) [Nichol 2021, eq. 15].
+
+    `fixed_small` and `fixed_large` of a step are reached at o = -1 and 1; o may go beyond. ValueError where small is
+    0, as `fixed_small` is on arriving at data: the sampler adds no noise there, and for the bound `losses.with_decoder`
+    puts the step before in its place, as the paper's code does.
+    """
+    large, ratio = expand(large, o), torch.as_tensor(small, dtype=torch.float64) / large
+    if not bool((ratio > 0).all()):
+        raise ValueError("the small variance is 0 on arriving at data, and has no logarithm: see `losses.with_decoder`")
+    return large * torch.exp((1 - o) / 2 * expand(ratio.log(), o))
+
+
 def posterior(x0: Tensor, x: Tensor, now: AnyLevel, then: AnyLevel) -> tuple[Tensor, Coefficient]:
     """Mean (B, ...) and variance of q(x_s | x_t, x_0) for any earlier s [Ho 2020, eq. 6-7]."""
     factor, variance = transition(now, then)
@@ -120,10 +148,49 @@ def ddim_step(
     return x if noise is None else x + expand(variance, x0).sqrt() * noise
 
 
+def langevin_step(x: Tensor, eps: Tensor, std: Coefficient, step: float, noise: Tensor) -> Tensor:
+    """x + step * std^2 * score + sqrt(2 * step) * std * noise at the level of std, from score = -eps / std.
+
+    [Song 2019, eq. 4] with step = alpha / std^2 in the published image code's convention, alpha and sqrt(2 alpha).
+    """
+    return x + expand(std, x) * (math.sqrt(2 * step) * noise - step * eps)
+
+
 def kl(mean1: Tensor, var1: Coefficient, mean2: Tensor, var2: Coefficient) -> Tensor:
     """KL(N(mean1, var1) || N(mean2, var2)) for each dimension, in nats; a learned variance has x's shape."""
     var1, var2 = expand(var1, mean1), expand(var2, mean1)
     return 0.5 * (var1 / var2 + (mean1 - mean2) ** 2 / var2 - 1 + var2.log() - var1.log())
+
+
+def discretised_log_prob(x0: Tensor, mean: Tensor, variance: Coefficient) -> Tensor:
+    """log of N(mean, variance)'s mass in the bin of each number, in nats, shaped like x0 [Ho 2020, eq. 13].
+
+    x0 lies on the grid of 256 levels over [-1, 1]; a bin reaches half a level, 1/255, to both sides, and the two
+    outermost to infinity. The exact normal distribution in float64 (the paper's code has a tanh): a bin above the
+    mean is mirrored below it, and the difference of two logarithms is taken there, so no tail underflows and no floor
+    is needed. ValueError for data between the levels and for a variance that is not positive.
+    """
+    exact = (x0.double() + 1) * 127.5
+    level = exact.round()
+    if not bool(((exact - level).abs() < 1e-3).all() and (level >= 0).all() and (level <= 255).all()):
+        raise ValueError(
+            "the decoder gives probabilities to the 256 levels -1, -1 + 2/255, ..., 1, and these data lie between or "
+            "beyond them: round images with (x + 1).mul(127.5).round().div(127.5) - 1"
+        )
+    variance = expand(variance, mean)
+    if not bool((variance > 0).all()):
+        raise ValueError(
+            "the decoder's variance must be positive, and fixed_small's is 0 on arriving at data: use `with_decoder`"
+        )
+    offset, std = x0.double() - mean.double(), variance.double().sqrt()
+    low, high = (offset - 1 / 255) / std, (offset + 1 / 255) / std
+    above = offset > 0
+    near, far = torch.where(above, -low, high), torch.where(above, -high, low)  # near > far, and far < 0
+    log_near = torch.special.log_ndtr(near)
+    inside = log_near + (-torch.expm1(torch.special.log_ndtr(far) - log_near)).log()
+    first, last = level == 0, level == 255
+    ends = torch.special.log_ndtr(torch.where(first, high, -low))
+    return torch.where(first | last, ends, inside).to(x0.dtype)
 
 
 def bits_per_dim(nats: Tensor, dims: int) -> Tensor:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ddpm_path.gaussian import AnyLevel, eps_from_x0, expand, x0_from_eps
+from ddpm_path.gaussian import AnyLevel, check_answer, eps_from_x0, expand, two_answers, x0_from_eps
 from ddpm_path.losses import Network
 from ddpm_path.samplers import Shift
 from ddpm_path.schedule import EpsFn, Schedule
@@ -65,10 +65,10 @@ def classifier_guided(eps_fn: EpsFn, score: ClassScore, schedule: Schedule, scal
 def classifier_free(cond: EpsFn, uncond: EpsFn, scale: float) -> EpsFn:
     """uncond + scale * (cond - uncond), 1 being the conditional model, 0 the other [Ho & Salimans 2022, eq. 6].
 
-    The paper's w counts from the conditional model: see `from_paper_w`. Two network calls, exactly the one's answer
-    at scale 0 and the other's at 1.
+    The paper's w counts from the conditional model: see `from_paper_w`. Two network calls; exactly the one's answer at
+    scale 0, the other's at 1, and their common answer where they agree, at any scale.
     """
-    return lambda x, t: torch.lerp(uncond(x, t), cond(x, t), scale)
+    return lambda x, t: _lerp(uncond(x, t), cond(x, t), scale)
 
 
 def from_paper_w(w: float) -> float:
@@ -77,12 +77,36 @@ def from_paper_w(w: float) -> float:
 
 
 def classifier_free_batched(net: Network, condition: Tensor, null: Tensor, scale: float) -> EpsFn:
-    """As `classifier_free`, by one call at twice the batch: both conditions are (B, ...), labels say."""
+    """As `classifier_free`, by one call at twice the batch: both conditions are (B, ...), labels say.
+
+    ValueError for conditions of two shapes, or of another number than x.
+    """
+    if condition.shape != null.shape:
+        raise ValueError(
+            f"condition {tuple(condition.shape)} and null {tuple(null.shape)} differ: give each sample its own null, "
+            "torch.full_like(labels, classes) for labels"
+        )
     both = torch.cat([condition, null])
 
     def guided(x: Tensor, t: Tensor) -> Tensor:
+        if len(x) != len(condition):
+            raise ValueError(f"{len(condition)} conditions for {len(x)} samples: one each, please")
         cond, uncond = net(torch.cat([x, x]), torch.cat([t, t]), both).chunk(2)
-        return torch.lerp(uncond, cond, scale)
+        return _lerp(uncond, cond, scale)
+
+    return guided
+
+
+def guided_network(net: Network, null: int, scale: float) -> Network:
+    """A network of classes that guides itself, by `classifier_free_batched` at each call; `null` is its null label.
+
+    ValueError if it is asked without a label.
+    """
+
+    def guided(x: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
+        if label is None:
+            raise ValueError("guidance is towards a label: give one for each sample")
+        return classifier_free_batched(net, label, torch.full_like(label, null), scale)(x, t)
 
     return guided
 
@@ -90,8 +114,10 @@ def classifier_free_batched(net: Network, condition: Tensor, null: Tensor, scale
 def within(guided: EpsFn, plain: EpsFn, schedule: Schedule, low: float, high: float) -> EpsFn:
     """Guidance where std / scale lies in [low, high] only, and no second network call elsewhere [Kynkaanniemi 2024].
 
-    All samples of a batch are at one time, as samplers have them.
+    All samples of a batch are at one time, as samplers have them. ValueError unless 0 <= low < high.
     """
+    if not 0 <= low < high:
+        raise ValueError(f"an interval of std / scale runs from low to high, 0 <= low < high; got {low} to {high}")
 
     def limited(x: Tensor, t: Tensor) -> Tensor:
         scale, std = schedule(t[:1])
@@ -110,20 +136,57 @@ def clip_x0(eps_fn: EpsFn, schedule: Schedule, low: float = -1.0, high: float = 
 
 
 def threshold_x0(eps_fn: EpsFn, schedule: Schedule, percentile: float = 0.995) -> EpsFn:
-    """Dynamic thresholding: clip each sample's x_0 to its own percentile s of |x_0|, then divide by s [Saharia 2022].
+    """Hold the estimate of x_0 in range by `dynamic_threshold` [Saharia 2022, sec. 2.3].
 
-    s is at least 1, so estimates within [-1, 1] are left alone; large guidance scales push many pixels beyond, and
-    clipping would saturate them. ValueError for a percentile outside (0, 1].
+    Large guidance scales push many pixels beyond the range, and clipping saturates them all. ValueError for a
+    percentile outside (0, 1].
     """
     if not 0 < percentile <= 1:
         raise ValueError(f"a percentile is a share of the pixels in (0, 1], 0.995 say; got {percentile}")
+    return _on_x0(eps_fn, schedule, lambda x0: dynamic_threshold(x0, percentile))
 
-    def thresholded(x0: Tensor) -> Tensor:
-        s = torch.quantile(x0.flatten(1).abs(), percentile, dim=1).clamp(min=1)  # (B,)
-        s = expand(s, x0)
-        return x0.clamp(-s, s) / s
 
-    return _on_x0(eps_fn, schedule, thresholded)
+def dynamic_threshold(x0: Tensor, percentile: float) -> Tensor:
+    """Each sample of x0 (B, ...) clipped to s, its own percentile of |x_0|, and divided by s [Saharia 2022, sec. 2.3].
+
+    s is at least 1: a sample within [-1, 1] is left alone.
+    """
+    s = expand(torch.quantile(x0.flatten(1).abs(), percentile, dim=1).clamp(min=1), x0)
+    return x0.clamp(-s, s) / s
+
+
+def _lerp(start: Tensor, end: Tensor, weight: float) -> Tensor:
+    """torch.lerp; but that one's end - start overflows between numbers of opposite sign near the largest.
+
+    Then it answers 0 * inf at the weights 0 and 1. Half of the difference never overflows.
+    """
+    half = torch.sub(end / 2, start, alpha=0.5)
+    if weight < 0.5:
+        return torch.add(start, half, alpha=2 * weight)
+    return torch.sub(end, half, alpha=2 * (1 - weight))
+
+
+def eps_part(net: EpsFn) -> EpsFn:
+    """The noise predictor in a network with a learned variance, (B, 2 C, ...): what every other sampler takes."""
+    return lambda x, t: two_answers(net(x, t), x)[0]
+
+
+def on_eps(net: EpsFn, wrapper: Callable[[EpsFn], EpsFn]) -> EpsFn:
+    """A network with a learned variance whose eps went through any function of this module; its variance is kept.
+
+    wrapper: from a noise predictor to a noise predictor, `lambda e: clip_x0(classifier_free(e, u, 3.0), schedule)`,
+    say, with u the `eps_part` of the unconditional network: the variance is then the conditional one's, as in
+    Nichol 2022's code. The network is called once where the wrapper asks at the x and t that it was given, anew
+    elsewhere.
+    """
+
+    def wrapped(x: Tensor, t: Tensor) -> Tensor:
+        eps, o = two_answers(net(x, t), x)
+        elsewhere = eps_part(net)
+        changed = wrapper(lambda y, s: eps if y is x and s is t else elsewhere(y, s))(x, t)
+        return torch.cat([check_answer(changed, x), o], dim=1)
+
+    return wrapped
 
 
 def _on_x0(eps_fn: EpsFn, schedule: Schedule, change: Callable[[Tensor], Tensor]) -> EpsFn:

@@ -21,9 +21,13 @@ from ddpm_path.gaussian import (
     check_answer,
     ddim_step,
     expand,
+    fixed_large,
     fixed_small,
+    langevin_step,
+    learned_variance,
     posterior,
     q_sample,
+    two_answers,
     x0_from_eps,
 )
 from ddpm_path.schedule import EpsFn, Schedule
@@ -32,6 +36,10 @@ Noise = Callable[[], Tensor]
 Variance = Callable[[AnyLevel, AnyLevel], Coefficient]
 Shift = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 After = Callable[[Tensor, float], Tensor]
+Predictor = Callable[[Schedule, Tensor, Tensor, float, float], tuple[Tensor, Coefficient]]
+"""Schedule, x_t, its eps, t and s to mean and variance of x_s; `sde` has them."""
+Corrector = Callable[[Tensor, Tensor, float], Coefficient]
+"""eps, the noise to add, and alpha = (scale_t / scale_s)^2 to a Langevin step's size, as a share of std^2; in `sde`."""
 Halfway = Callable[[Schedule, float, float], float]
 Probe = Callable[[Tensor, float], Tensor]
 Start = Callable[[Probe, Tensor, float, float], Tensor]
@@ -116,22 +124,47 @@ def ancestral(
     """
     times, levels = _check(schedule, x, times)
     draw = noise_source(len(x), x.shape[1:], generator, x.dtype, x.device)
-    return _ancestral(eps_fn, x, times, levels, variance, shift, after, draw)
+    return _ancestral(lambda x, t: (_ask(eps_fn, x, t), variance), x, times, levels, shift, after, draw)
+
+
+def ancestral_learned(
+    net: EpsFn,
+    schedule: Schedule,
+    x: Tensor,
+    times: Sequence[float],
+    shift: Shift | None = None,
+    after: After | None = None,
+    generator: torch.Generator | None = None,
+) -> Iterator[State]:
+    """DDPM's sampler with a variance that the network learned, for each dimension [Nichol 2021, sec. 3.1].
+
+    net(x, t) answers twice the channels, (B, 2 C, ...): eps, then what `learned_variance` reads. Respacing is `times`:
+    the two levels of a step carry beta of eq. 19. `shift` sees the variance in x's shape; all else as in `ancestral`,
+    guidance through `guidance.on_eps`. ValueError also for a network that answers one variance for all or none.
+    """
+    times, levels = _check(schedule, x, times)
+    draw = noise_source(len(x), x.shape[1:], generator, x.dtype, x.device)
+
+    def ask(x: Tensor, t: float) -> tuple[Tensor, Variance]:
+        eps, o = two_answers(net(x, _batch(t, x)), x)
+        return eps, lambda now, then: learned_variance(o, fixed_small(now, then), fixed_large(now, then))
+
+    return _ancestral(ask, x, times, levels, shift, after, draw)
 
 
 @torch.no_grad()
 def _ancestral(
-    eps_fn: EpsFn,
+    ask: Callable[[Tensor, float], tuple[Tensor, Variance]],
     x: Tensor,
     times: Sequence[float],
     levels: Levels,
-    variance: Variance,
     shift: Shift | None,
     after: After | None,
     draw: Noise,
 ) -> Iterator[State]:
     for t, s, now, then in zip(times, times[1:], levels, levels[1:], strict=False):
-        x0 = x0_from_eps(x, _ask(eps_fn, x, t), now)
+        eps, variance = ask(x, t)
+        x0 = x0_from_eps(x, eps, now)
         mean, _ = posterior(x0, x, now, then)
         noisy = then[1] > 0  # the data themselves get no noise, whatever the variance
         var = expand(variance(now, then) if noisy else 0.0, x)
@@ -181,6 +214,94 @@ def _ddim(
         if after is not None:
             x = after(x, s)
         yield State(s, x, x0)
+
+
+def langevin(
+    eps_fn: EpsFn,
+    schedule: Schedule,
+    x: Tensor,
+    t: float,
+    step: float,
+    steps: int,
+    after: After | None = None,
+    generator: torch.Generator | None = None,
+) -> Iterator[State]:
+    """Langevin dynamics at one noise level: small steps uphill on log p_t, and fresh noise at each [Song 2019, eq. 4].
+
+    Each of `steps` updates adds step * std^2 * score + sqrt(2 * step) * std * noise, and is one network call and one
+    state at the same t. So `step` = alpha / std^2 in the convention of the published image code, alpha and
+    sqrt(2 alpha); the paper's own, alpha / 2 and sqrt(alpha), is step = alpha / (2 std^2). `after` as in `ancestral`.
+    ValueError for a bad t, step or start at the call; FloatingPointError once x is no longer finite.
+    """
+    _check_langevin(step, steps)
+    if t <= 0:
+        raise ValueError(f"Langevin dynamics at t = {t}: data have no noise there, choose a time with some")
+    times, levels = _check(schedule, x, [t, 0])
+    draw = noise_source(len(x), x.shape[1:], generator, x.dtype, x.device)
+    return _langevin(eps_fn, x, times[:1], levels[:1], step, steps, after, draw)
+
+
+def annealed_langevin(
+    eps_fn: EpsFn,
+    schedule: Schedule,
+    x: Tensor,
+    times: Sequence[float],
+    step: float,
+    steps: int,
+    after: After | None = None,
+    generator: torch.Generator | None = None,
+) -> Iterator[State]:
+    """Langevin dynamics at one noise level after the other, each from where the last one ended [Song 2019, alg. 1].
+
+    x (B, ...) is the start; times, which fall strictly, are the levels, `steps` updates of `langevin` each. One `step`
+    serves all, for alg. 1 has alpha_i = epsilon std_i^2 / std_L^2: here step = epsilon / std_L^2 with the published
+    code's epsilon, half of that with the paper's. If the last time is 0 one more call leads there, without noise: the
+    denoising x + std_L^2 score [Song & Ermon 2020, alg. 3]. From level to level x / scale is kept, so on any schedule
+    it is the walk on `VE` (where the papers are), rescaled. Errors as in `langevin` and `ancestral`.
+    """
+    _check_langevin(step, steps)
+    times, levels = _check(schedule, x, times)
+    draw = noise_source(len(x), x.shape[1:], generator, x.dtype, x.device)
+    return _langevin(eps_fn, x, times, levels, step, steps, after, draw)
+
+
+@torch.no_grad()
+def _langevin(
+    eps_fn: EpsFn,
+    x: Tensor,
+    times: Sequence[float],
+    levels: Levels,
+    step: float,
+    steps: int,
+    after: After | None,
+    draw: Noise,
+) -> Iterator[State]:
+    previous, before = times[0], levels[0]
+    for t, now in zip(times, levels, strict=True):
+        scale, std = now
+        if std == 0:  # data: the network is asked at the last level with noise
+            x = x0 = x0_from_eps(x, _ask(eps_fn, x, previous), before)
+            yield State(t, x if after is None else after(x, t), x0)
+            return
+        x = x * expand(scale / before[0], x)
+        for _ in range(steps):
+            eps = _ask(eps_fn, x, t)
+            x0 = x0_from_eps(x, eps, now)
+            x = langevin_step(x, eps, std, step, draw())
+            if after is not None:
+                x = after(x, t)
+            if not bool(x.isfinite().all()):
+                raise FloatingPointError(
+                    f"x holds NaN or infinity after an update at t = {t:g}: lower step = {step:g} (where p_t is as "
+                    "narrow as the noise, 2 and more diverge), or look at what eps_fn answers"
+                )
+            yield State(t, x, x0)
+        previous, before = t, now
+
+
+def _check_langevin(step: float, steps: int) -> None:
+    if not 0 < step < math.inf or steps < 1:
+        raise ValueError(f"step = {step} and {steps} steps: a step above 0, alpha / std^2, and one update or more")
 
 
 def halfway_in_time(schedule: Schedule, t: float, s: float) -> float:
@@ -337,6 +458,65 @@ def _weighted(weights: Sequence[Tensor], tensors: Sequence[Tensor]) -> Tensor:
     for weight, tensor in zip(weights[1:], tensors[1:], strict=True):
         total.addcmul_(weight, tensor)
     return total
+
+
+def predictor_corrector(
+    eps_fn: EpsFn,
+    schedule: Schedule,
+    x: Tensor,
+    times: Sequence[float],
+    predictor: Predictor,
+    corrector: Corrector | None = None,
+    corrections: int = 1,
+    after: After | None = None,
+    generator: torch.Generator | None = None,
+) -> Iterator[State]:
+    """A step of the reverse SDE or ODE, then Langevin steps at the level it leads to [Song 2021, alg. 1].
+
+    As `ancestral`, with the predictors and correctors of `sde`; on VE the start has deviation std_T. At s = 0 the
+    estimate of x_0 is the answer, of every predictor: let times end (..., eps, 0), as `even_times` do, and that step
+    is the denoising. `after` is called after both updates, and denoising comes before it, so it acts on what is
+    unknown, too. One network call a step and `corrections` more at each level with noise. The published code corrects
+    before it predicts. ValueError also for no corrections.
+    """
+    if corrections < 1:
+        raise ValueError(f"{corrections} corrections: ask for 1 or more, or leave the corrector out")
+    times, levels = _check(schedule, x, times)
+    draw = noise_source(len(x), x.shape[1:], generator, x.dtype, x.device)
+    return _predictor_corrector(eps_fn, schedule, x, times, levels, predictor, corrector, corrections, after, draw)
+
+
+@torch.no_grad()
+def _predictor_corrector(
+    eps_fn: EpsFn,
+    schedule: Schedule,
+    x: Tensor,
+    times: Sequence[float],
+    levels: Levels,
+    predictor: Predictor,
+    corrector: Corrector | None,
+    corrections: int,
+    after: After | None,
+    draw: Noise,
+) -> Iterator[State]:
+    for t, s, now, then in zip(times, times[1:], levels, levels[1:], strict=False):
+        eps = _ask(eps_fn, x, t)
+        x0 = x0_from_eps(x, eps, now)
+        if then[1] > 0:
+            mean, variance = predictor(schedule, x, eps, t, s)
+            x = mean + expand(variance, x).sqrt() * draw()
+        else:
+            x = x0
+        if after is not None:
+            x = after(x, s)
+        if corrector is not None and then[1] > 0:
+            for _ in range(corrections):
+                eps, z = _ask(eps_fn, x, s), draw()
+                step = expand(corrector(eps, z, (now[0] / then[0]) ** 2), x)
+                x = x + then[1] * ((2 * step).sqrt() * z - step * eps)
+                if after is not None:
+                    x = after(x, s)
+        yield State(s, x, x0)
 
 
 def ddim_invert(eps_fn: EpsFn, schedule: Schedule, x: Tensor, times: Sequence[float]) -> Iterator[State]:

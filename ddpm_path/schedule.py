@@ -242,6 +242,18 @@ def ratio_times(schedule: Schedule, steps: int, start: float | None = None) -> l
     return [*schedule.time_at(ratios).tolist(), 0.0]
 
 
+def even_times(schedule: Schedule, steps: int, end: float, start: float | None = None) -> list[float]:
+    """steps + 1 times: even ones from `start` (T if None) down to `end`, the last with noise, and then 0, the data.
+
+    The grid of the SDEs, which stop short of 0: at `end`, 1e-3 on VP and sub-VP, 1e-5 on VE [Song 2021, app. D.1]. The
+    last step leads to the data and is the denoising. ValueError unless 0 < end < start, for 2 steps and more.
+    """
+    start = schedule.T if start is None else start
+    if steps < 2 or not 0 < end < start <= schedule.T:
+        raise ValueError(f"{steps} steps from {start} to {end} and 0: choose at least 2, and 0 < end < start <= T")
+    return [*torch.linspace(start, end, steps, dtype=torch.float64).tolist(), 0.0]
+
+
 def from_zero_based(net: EpsFn) -> EpsFn:
     """A noise predictor that counts levels from 0, as published code and diffusers do, in this package's times."""
     return lambda x, t: net(x, t - 1)

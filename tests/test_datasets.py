@@ -1,7 +1,5 @@
-import gzip
 import hashlib
 import math
-import struct
 
 import numpy as np
 import pytest
@@ -136,71 +134,6 @@ def test_the_digest_covers_training_images_and_labels():
     other[0, 0, 0, 0] += 2 / 255
     labels[0] += 1
     assert len({data.digest, data._replace(train=other).digest, data._replace(train_labels=labels).digest}) == 3
-
-
-# --- MNIST from a folder
-
-
-def idx(array):
-    return struct.pack(">BBBB", 0, 0, 8, array.ndim) + struct.pack(f">{array.ndim}I", *array.shape) + array.tobytes()
-
-
-@pytest.fixture
-def tiny_mnist(tmp_path, monkeypatch):
-    """Four small files in MNIST's format, whose digests are taken for the true ones; half are gzipped."""
-    numbers = np.random.default_rng(0)
-    shapes = zip(NAMES, [(7, 4, 6), (7,), (3, 4, 6), (3,)], strict=True)
-    arrays = {
-        name: numbers.integers(0, 256 if len(shape) == 3 else 10, shape, dtype=np.uint8) for name, shape in shapes
-    }
-    folder = tmp_path / "mnist"
-    folder.mkdir()
-    for name, array in arrays.items():
-        content = idx(array)
-        monkeypatch.setitem(datasets.MNIST_MD5, name, hashlib.md5(content).hexdigest())
-        if name.startswith("train"):
-            (folder / f"{name}.gz").write_bytes(gzip.compress(content))
-        else:
-            (folder / name).write_bytes(content)
-    monkeypatch.setenv("DDPM_PATH_DATA", str(tmp_path))
-    return folder, arrays
-
-
-NAMES = list(datasets.MNIST_MD5)
-
-
-def test_mnist_reads_the_idx_format(tiny_mnist):
-    _, arrays = tiny_mnist
-    data = datasets.mnist()
-    for images, labels, half in ((data.train, data.train_labels, NAMES[:2]), (data.test, data.test_labels, NAMES[2:])):
-        close(images[:, 0], arrays[half[0]] / 127.5 - 1, atol=1e-6, rtol=0)
-        assert labels.dtype == torch.int64 and labels.tolist() == arrays[half[1]].tolist()
-    assert data.train.shape == (7, 1, 4, 6) and data.test.shape == (3, 1, 4, 6)
-
-
-def test_mnist_missing_says_where_to_put_it(tmp_path, monkeypatch):
-    monkeypatch.setenv("DDPM_PATH_DATA", str(tmp_path))
-    with pytest.raises(FileNotFoundError, match=r"train-images-idx3-ubyte\.gz in .*mnist"):
-        datasets.mnist()
-
-
-def test_mnist_with_one_file_missing_names_it(tiny_mnist):
-    (tiny_mnist[0] / NAMES[3]).unlink()
-    with pytest.raises(FileNotFoundError, match=NAMES[3]):
-        datasets.mnist()
-
-
-@pytest.mark.parametrize("name", [NAMES[0], NAMES[2]])
-def test_mnist_damaged_is_refused_by_name(tiny_mnist, name):
-    folder, arrays = tiny_mnist
-    array = arrays[name].copy()
-    array[0, 0, 0] ^= 1
-    if (folder / name).exists():
-        (folder / name).write_bytes(idx(array))
-    else:
-        (folder / f"{name}.gz").write_bytes(gzip.compress(idx(array)))
-    with pytest.raises(ValueError, match=f"{name} is not MNIST's"):
-        datasets.mnist()
 
 
 # --- flat sets

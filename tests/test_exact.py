@@ -238,6 +238,22 @@ def test_finite_data_eps_rebuilds_x(t):
     close(q_sample(world.x0(x, now), world.eps_fn(LINEAR)(x, torch.full((5,), t)), now), x, atol=1e-12)
 
 
+@pytest.mark.parametrize("now", LEVELS)
+def test_finite_data_log_prob_is_that_of_a_mixture_at_the_items(now):
+    data = randn(7, 4, seed=1)
+    narrow = isotropic_mixture([1 / 7] * 7, data.tolist(), 1e-9)
+    x = q_sample(data, randn(7, 4, seed=2), now)
+    for chunk in (1, 3, 100):
+        close(FiniteData(data.view(7, 1, 2, 2), chunk).log_prob(x.view(7, 1, 2, 2), now), narrow.log_prob(x, now), 1e-9)
+
+
+def test_finite_data_eps_is_minus_std_times_the_gradient_of_log_prob():
+    world, t = FiniteData(randn(9, 2, 3, seed=1), 4), torch.tensor([1.0, 400.0, 1000.0])
+    x = q_sample(world.data[:3], randn(3, 2, 3, seed=2), tuple(c.view(-1, 1, 1) for c in LINEAR(t))).requires_grad_()
+    score = torch.autograd.grad(world.log_prob(x, LINEAR(t)).sum(), x)[0]
+    close(-LINEAR(t)[1].view(-1, 1, 1) * score, world.eps_fn(LINEAR)(x.detach(), t), rtol=1e-9, atol=1e-10)
+
+
 def test_impossible_finite_data_are_refused():
     for data in (torch.zeros(0, 3), torch.tensor([[1.0, math.nan]]), torch.tensor([[1.0, math.inf]])):
         with pytest.raises(ValueError, match="at least one item"):

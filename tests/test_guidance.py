@@ -1,11 +1,13 @@
 import math
+from fractions import Fraction
+from functools import partial
 
 import pytest
 import torch
 from helpers import COSINE, LINEAR, close, gaussian_eps, rand, randn, seeded, skewed_mixture
 
-from ddpm_path.exact import isotropic_mixture
-from ddpm_path.gaussian import fixed_large, fixed_small, q_sample, x0_from_eps
+from ddpm_path.exact import FiniteData, isotropic_mixture
+from ddpm_path.gaussian import eps_from_v, fixed_large, fixed_small, q_sample, v_from_x0_eps, x0_from_eps
 from ddpm_path.guidance import (
     class_score,
     classifier_free,
@@ -14,11 +16,14 @@ from ddpm_path.guidance import (
     classifier_shift,
     clip_x0,
     from_paper_w,
+    guided_network,
     threshold_x0,
     within,
 )
+from ddpm_path.lab import zoo
 from ddpm_path.samplers import ancestral, ddim, last
 from ddpm_path.schedule import VE, leading_times, uniform_times
+from ddpm_path.unet import UNet
 
 EPS = gaussian_eps(0.3, 4.0, LINEAR)  # data of deviation 2: its x0 leaves [-1, 1] often
 T = torch.tensor([1.0, 300.0, 700.0, 1000.0])
@@ -162,6 +167,99 @@ def test_dhariwal2021_scale_1_with_the_exact_classifier_is_the_class_itself():
     )
 
 
+TWO = isotropic_mixture([0.5, 0.5], [[-1.0], [1.0]], std=0.5)
+TWO_CLASSES = class_score(lambda x, t: TWO.log_class(x, LINEAR(t)), torch.ones(2000).long())
+STARTS = isotropic_mixture([1.0], [[0.0]], std=1.0).quantile((torch.arange(2000)[:, None] + 0.5) / 2000, (1, 0))
+GUIDED_MOMENTS = [(0, 0, 1.116), (1, 0.988, 0.498), (2, 1.313, 0.354), (4, 1.667, 0.285), (8, 2.110, 0.243)]
+
+
+@pytest.mark.parametrize(("scale", "mean", "std"), GUIDED_MOMENTS)
+def test_dhariwal2021_alg2_guided_moments_of_two_modes(scale, mean, std):
+    """Modes at -1 and 1 of variance 0.25; known to 0.02. Guidance overshoots the mode and shrinks."""
+    eps_fn = classifier_guided(TWO.eps_fn(LINEAR), TWO_CLASSES, LINEAR, float(scale))
+    end = last(ddim(eps_fn, LINEAR, STARTS, leading_times(1000, 200)))
+    assert abs(float(end.mean()) - mean) < 0.02 and abs(float(end.std()) - std) < 0.02
+
+
+def test_dhariwal2021_guided_sampling_is_not_sampling_from_the_sharpened_density():
+    """p(x) p(y | x)^4, by quadrature, hardly differs from the class: guidance goes far beyond its mean."""
+    grid = torch.linspace(-4, 6, 4001, dtype=torch.float64)[:, None]
+    weight = (TWO.log_prob(grid, (1.0, 0.0)) + 4 * TWO.log_class(grid, (1.0, 0.0))[:, 1]).softmax(0)
+    mean = float(weight @ grid[:, 0])
+    std = float(weight @ (grid[:, 0] - mean) ** 2) ** 0.5
+    _, known_mean, known_std = GUIDED_MOMENTS[3]
+    assert abs(mean - 1.0616) < 1e-3  # also by scipy's adaptive quadrature
+    assert known_mean - mean > 0.6 and std - known_std > 0.1
+
+
+def test_bayes_guided_posterior_of_gaussian_data_and_a_noisy_measurement():
+    """Data N(0, 0.25), measured as 1.5 with variance 0.25: the posterior is N(0.75, 0.125), by both routes.
+
+    The "label" here is a number; what guides is the gradient of log p_t(measurement | x_t), a normal's.
+    """
+
+    def score(x, t):
+        scale, std = (c.view(-1, 1) for c in LINEAR(t))
+        total = scale**2 * 0.25 + std**2
+        slope, left = scale * 0.25 / total, 0.25 * std**2 / total  # of E[x_0 | x_t], and Var[x_0 | x_t]
+        return slope * (1.5 - slope * x) / (0.25 + left)
+
+    n, eps_fn, times = 5000, gaussian_eps(0.0, 0.25, LINEAR), uniform_times(1000, 1000)
+    x = randn(n, 1, seed=1)
+    by_eps = classifier_guided(eps_fn, score, LINEAR, 1.0)
+    walks = {
+        "ddim": ddim(by_eps, LINEAR, x, uniform_times(1000, 250)),
+        "ancestral": ancestral(by_eps, LINEAR, x, times, generator=seeded(2)),
+        "shift": ancestral(eps_fn, LINEAR, x, times, shift=classifier_shift(score, 1.0), generator=seeded(2)),
+    }
+    for name, states in walks.items():
+        # Four Monte-Carlo errors, and what the steps' length costs: the shift falls short of what eps would do by 1%
+        # in the noisiest steps, by half at t = 2, and moves nothing at t = 1, where the variance is 0.
+        length, end = 0.02 if name == "shift" else 0.002, last(states)
+        assert abs(float(end.mean()) - 0.75) < 4 * (0.125 / n) ** 0.5 + length, name
+        assert abs(float(end.var()) - 0.125) < 4 * 0.125 * (2 / n) ** 0.5 + 0.002, name
+
+
+def test_dhariwal2021_the_classifier_is_handed_the_chains_own_times_however_few_steps_are_taken():
+    """Published code forgets this easily: step 7 of 10 is not t = 7 [guided-diffusion, respace.py]."""
+    times, asked = uniform_times(1000, 10), []
+
+    def score(x, t):
+        asked.append(t.tolist())
+        return torch.zeros_like(x)
+
+    x, eps_fn = randn(2, 2), WORLD.eps_fn(LINEAR)
+    last(ddim(classifier_guided(eps_fn, score, LINEAR, 2.0), LINEAR, x, times))
+    last(ancestral(eps_fn, LINEAR, x, times, shift=classifier_shift(score, 2.0), generator=seeded(1)))
+    assert asked == 2 * [[float(t)] * 2 for t in times[:-1]]
+
+
+@pytest.mark.parametrize("scale", [1.0, 3.0])
+def test_dhariwal2021_a_classifier_of_clean_data_guides_worse(scale):
+    """Exactly right on data, told nothing of noise: fewer of its samples than of the noisy one's are of the class."""
+    labels = torch.full((500,), 2)
+    x, times, shares = randn(500, 2, seed=3), uniform_times(1000, 50), []
+    for classifier in (lambda x, t: WORLD.log_class(x, LINEAR(t)), lambda x, t: WORLD.log_class(x, (1.0, 0.0))):
+        eps_fn = classifier_guided(WORLD.eps_fn(LINEAR), class_score(classifier, labels), LINEAR, scale)
+        end = last(ddim(eps_fn, LINEAR, x, times))
+        shares.append(float((WORLD.component(2).log_prob(end, (1.0, 0.0)) > -8).double().mean()))
+    assert shares[0] > shares[1] + 0.1, shares
+
+
+def test_dhariwal2021_bayes_rule_on_a_set_of_images_known_by_heart():
+    """The posterior of a finite data set, by autograd, turns its denoiser into the denoiser of one class."""
+    images, labels = randn(12, 1, 3, 3, seed=1), torch.arange(12) % 3
+    worlds, whole = [FiniteData(images[labels == k], 3) for k in range(3)], FiniteData(images, 5)
+
+    def classifier(x, t):
+        return torch.stack([world.log_prob(x, LINEAR(t)) for world in worlds], 1).log_softmax(1)
+
+    x, t, asked = randn(3, 1, 3, 3, seed=2), torch.tensor([200.0, 500.0, 1000.0]), torch.tensor([2, 0, 1])
+    guided = classifier_guided(whole.eps_fn(LINEAR), class_score(classifier, asked), LINEAR, 1.0)(x, t)
+    for i, k in enumerate(asked.tolist()):
+        close(guided[i], worlds[k].eps_fn(LINEAR)(x, t)[i], rtol=1e-8, atol=1e-10)
+
+
 @pytest.mark.parametrize("variance", [fixed_small, fixed_large])
 def test_dhariwal2021_alg1_the_mean_moves_by_scale_times_variance_times_score(variance):
     """A step's N(mean, var) times exp(scale a x) is a normal with that mean and the same variance: by quadrature."""
@@ -228,16 +326,11 @@ def test_bad_classifiers_and_labels_are_refused(classifier, labels, words):
 # --- classifier-free guidance
 
 
-@pytest.mark.parametrize(
-    ("scale", "mean", "std"),
-    [(0, 0, 1.116), (1, 0.988, 0.498), (2, 1.313, 0.354), (4, 1.667, 0.285), (8, 2.110, 0.243)],
-)
+@pytest.mark.parametrize(("scale", "mean", "std"), GUIDED_MOMENTS)
 def test_ho2022_guided_moments_of_two_modes(scale, mean, std):
     """Modes at -1 and 1 of variance 0.25; known to 0.02. Guidance overshoots the mode and shrinks."""
-    two = isotropic_mixture([0.5, 0.5], [[-1.0], [1.0]], std=0.5)
-    x = isotropic_mixture([1.0], [[0.0]], std=1.0).quantile((torch.arange(2000)[:, None] + 0.5) / 2000, (1, 0))
-    eps_fn = classifier_free(two.component(1).eps_fn(LINEAR), two.eps_fn(LINEAR), float(scale))
-    end = last(ddim(eps_fn, LINEAR, x, leading_times(1000, 200)))
+    eps_fn = classifier_free(TWO.component(1).eps_fn(LINEAR), TWO.eps_fn(LINEAR), float(scale))
+    end = last(ddim(eps_fn, LINEAR, STARTS, leading_times(1000, 200)))
     assert abs(float(end.mean()) - mean) < 0.02 and abs(float(end.std()) - std) < 0.02
 
 
@@ -245,8 +338,35 @@ def test_ho2022_scales_0_and_1_are_the_two_models_to_the_last_bit():
     u, c = 100 * randn(50, 3, seed=1).float(), 100 * randn(50, 3, seed=2).float()
     for scale, expected in ((0.0, u), (1.0, c)):
         assert torch.equal(classifier_free(lambda x, t: c, lambda x, t: u, scale)(u, u[:, 0]), expected)
-    same = classifier_free(lambda x, t: u, lambda x, t: u, 7.5)
-    assert torch.equal(same(u, u[:, 0]), u), "the null condition does not depend on the scale"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("n", [1, 7, 40_003])  # alone, and the tail behind whole vectors
+def test_ho2022_every_finite_number_is_met_at_scales_0_and_1_and_by_its_like_at_any(dtype, n):
+    """All bit patterns, subnormal and huge too; torch.lerp's difference of two huge and opposite ones overflows."""
+    bits = torch.int32 if dtype == torch.float32 else torch.int64
+    low, high = torch.iinfo(bits).min, torch.iinfo(bits).max
+    u, c = (
+        torch.randint(low, high, (2, n), dtype=bits, generator=seeded(n)).view(dtype).nan_to_num()
+    )  # finite, all of it
+    largest = torch.finfo(dtype).max
+    u[0], c[0] = largest, -largest
+    for scale, expected in ((0.0, u), (1.0, c)):
+        assert torch.equal(classifier_free(lambda x, t: c, lambda x, t: u, scale)(u, u), expected)
+    usual = u[u.abs() < largest / 16]
+    for scale in (-3.0, 0.3, 0.5, 7.5):
+        same = classifier_free(lambda x, t: usual, lambda x, t: usual, scale)
+        assert torch.equal(same(usual, usual), usual), "the null condition does not depend on the scale"
+
+
+@pytest.mark.parametrize("scale", [-20.0, -1.0, 0.2, 0.5, 0.8, 1.5, 30.0])
+def test_ho2022_eq6_in_exact_arithmetic(scale):
+    """u + s (c - u) in rationals; the error is of the last digit of the largest term."""
+    u, c = randn(200, seed=1), randn(200, seed=2)
+    found = classifier_free(lambda x, t: c, lambda x, t: u, scale)(u, u)
+    for a, b, answer in zip(u.tolist(), c.tolist(), found.tolist(), strict=True):
+        exact = Fraction(a) + Fraction(scale) * (Fraction(b) - Fraction(a))
+        assert abs(Fraction(answer) - exact) < 4e-16 * (abs(a) + abs(b) + abs(scale * (b - a)))
 
 
 def test_ho2022_one_call_at_twice_the_batch_is_the_same():
@@ -269,6 +389,47 @@ def test_ho2022_one_call_at_twice_the_batch_is_the_same():
     close(classifier_free_batched(reads, text, 0 * text, 2.0)(x, t), x + 2 * text.sum((1, 2))[:, None])
 
 
+@pytest.mark.parametrize("scale", [0.0, 1.0, 3.0, -2.0])
+def test_ho2022_a_trained_network_answers_the_same_in_one_call(scale):
+    """To float32's last digits: the network's answers in another batch differ by some 1e-6, and the scale magnifies."""
+    net, _ = zoo.load("digits")
+    x, labels = randn(3, 1, 16, 16).float(), torch.tensor([7, 0, 3])
+    null = torch.full_like(labels, 10)
+    for time in (1.0, 500.0, 1000.0):
+        t = torch.full((3,), time)
+        apart = classifier_free(partial(net, label=labels), net, scale)(x, t)  # no label is the null label
+        for guided in (
+            classifier_free_batched(net, labels, null, scale),
+            partial(guided_network(net, 10, scale), label=labels),
+        ):
+            torch.testing.assert_close(guided(x, t), apart, rtol=0, atol=1e-5 * (1 + 2 * abs(scale)))
+        nowhere = classifier_free_batched(net, null, null, scale)(x, t)  # whatever the scale
+        torch.testing.assert_close(nowhere, net(x, t), rtol=0, atol=1e-5 * (1 + 2 * abs(scale)))
+
+
+@pytest.mark.parametrize(
+    ("condition", "null", "words"),
+    [
+        (torch.tensor([1, 2]), torch.tensor([10]), "differ: give each sample its own null"),
+        (torch.tensor([1]), torch.tensor([10]), "1 conditions for 2 samples"),
+        (torch.tensor([1, 11]), torch.tensor([10, 10]), "labels are whole numbers from 0 to 9"),
+        (torch.tensor([1, -1]), torch.tensor([10, 10]), "labels are whole numbers from 0 to 9"),
+    ],
+)
+def test_bad_conditions_are_refused(condition, null, words):
+    net, _ = zoo.load("digits")
+    with pytest.raises(ValueError, match=words):
+        classifier_free_batched(net, condition, null, 3.0)(randn(2, 1, 16, 16).float(), torch.full((2,), 500.0))
+
+
+def test_a_network_without_labels_cannot_be_guided():
+    x, t, labels = torch.zeros(2, 1, 8, 8), torch.full((2,), 500.0), torch.tensor([1, 2])
+    with pytest.raises(ValueError, match="trained without labels"):
+        guided_network(UNet(1, [8, 16], head_width=8), 10, 3.0)(x, t, labels)
+    with pytest.raises(ValueError, match="give one for each sample"):
+        guided_network(UNet(1, [8, 16], head_width=8, classes=10), 10, 3.0)(x, t)
+
+
 def test_guidance_within_an_interval_of_noise():
     asked = []
     guided = lambda x, t: asked.append(float(t[0])) or 2 * x  # noqa: E731
@@ -279,11 +440,30 @@ def test_guidance_within_an_interval_of_noise():
         inside = 0.5 <= std / scale <= 5
         close(limited(x, torch.full((3,), float(t))), (2 if inside else 1) * x)
     assert asked == [200.0, 500.0]  # std / scale = 0.72 and 3.4; at 100 and 700 it is 0.34 and 11.9
+    for low, high in ((5.0, 0.5), (1.0, 1.0), (-1.0, 1.0), (math.nan, 1.0), (0.0, math.nan)):
+        with pytest.raises(ValueError, match="from low to high"):
+            within(guided, guided, LINEAR, low, high)
 
 
 def test_the_outermost_function_has_the_last_word():
+    """Guided, then limited, x_0 is in range; limited, then guided, it is out again."""
     cond, uncond = gaussian_eps(0.9, 0.01, LINEAR), gaussian_eps(-0.2, 0.2, LINEAR)
     x, t = noisy(), T
-    outside = implied_x0(clip_x0(classifier_free(cond, uncond, 5.0), LINEAR), x, t)
-    inside = implied_x0(classifier_free(clip_x0(cond, LINEAR), clip_x0(uncond, LINEAR), 5.0), x, t)
-    assert float(outside.abs().max()) < 1 + 1e-9 < 1.5 < float(inside.abs().max())
+    for limit in (clip_x0, threshold_x0):
+        outside = implied_x0(limit(classifier_free(cond, uncond, 5.0), LINEAR), x, t)
+        inside = implied_x0(classifier_free(limit(cond, LINEAR), limit(uncond, LINEAR), 5.0), x, t)
+        assert float(outside.abs().max()) < 1 + 1e-9 < 1.5 < float(inside.abs().max())
+
+
+@pytest.mark.parametrize("scale", [-1.0, 0.4, 3.0])
+def test_guidance_commutes_with_conversions_but_not_with_clipping(scale):
+    """Guiding eps, x_0 or v is one thing, all being linear in one another; clipped estimates of x_0 are not."""
+    x, (u, c), now = noisy(), (randn(4, 3, 5, seed=k) for k in (7, 8)), LINEAR(T)
+    guided = classifier_free(lambda x, t: c, lambda x, t: u, scale)(x, T)
+    x0_u, x0_c = (x0_from_eps(x, eps, now) for eps in (u, c))
+    x0 = x0_u + scale * (x0_c - x0_u)
+    close(x0_from_eps(x, guided, now), x0, rtol=1e-9, atol=1e-9)
+    v_u, v_c = (v_from_x0_eps(*pair, now) for pair in ((x0_u, u), (x0_c, c)))
+    close(eps_from_v(x, v_u + scale * (v_c - v_u), now), guided, rtol=1e-9, atol=1e-9)
+    clipped = x0_u.clamp(-1, 1) + scale * (x0_c.clamp(-1, 1) - x0_u.clamp(-1, 1))
+    assert float((clipped - x0.clamp(-1, 1)).abs().max()) > 0.1

@@ -13,12 +13,15 @@ from ddpm_path.lab.datasets import Images, digits
 from ddpm_path.lab.metrics import (
     Recogniser,
     Result,
-    _jitter,
     accuracy,
+    accuracy_by_level,
+    at_coverage,
     balanced_labels,
     by_heart,
+    by_heart_classifier,
     coverage,
     frechet_distance,
+    jitter,
     kernel_difference,
     kernel_distance,
     loss_by_level,
@@ -26,9 +29,12 @@ from ddpm_path.lab.metrics import (
     quality,
     recognised,
     sample,
+    trade_off,
     train_recogniser,
     wasserstein,
 )
+from ddpm_path.samplers import ancestral
+from ddpm_path.schedule import VE, VP
 
 
 class Says(Recogniser):
@@ -93,7 +99,7 @@ def test_jitter_moves_each_image_by_a_pixel_at_most_and_fills_with_background():
     x = torch.randn(200, 2, 4, 5, generator=seeded(0))
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        moved = _jitter(x)
+        moved = jitter(x)
     padded, seen = nn.functional.pad(x, (1, 1, 1, 1), value=-1.0), set()
     for i in range(200):
         windows = {(r, c): padded[i, :, r : r + 4, c : c + 5] for r in range(3) for c in range(3)}
@@ -136,6 +142,33 @@ def test_naeem2020_coverage_of_a_set_by_itself_is_1_and_by_nothing_near_is_0():
 def test_naeem2020_coverage_sees_a_lost_mode():
     real = torch.cat([randn(100, 2, seed=1), randn(100, 2, seed=2) + 50])
     close(coverage(real, randn(500, 2, seed=3)), 0.5, atol=0.02)
+
+
+def test_naeem2020_trade_off_by_drawing_the_rows_again():
+    """All samples first, then every bootstrap draw: recognised and coverage of those rows, duplicates and all."""
+    said = rand(9, 3, seed=1).square()
+    images, real, labels = (
+        (said / said.sum(1, keepdim=True)).view(9, 1, 1, 3),
+        rand(20, 1, 1, 3, seed=2),
+        balanced_labels(9, 3),
+    )
+    images[:4] = torch.tensor([[0.92, 0.04, 0.04], [0.02, 0.96, 0.02], [0.95, 0.03, 0.02], [0.93, 0.03, 0.04]])[
+        :, None, None
+    ]
+    good, reached = trade_off(Says(), real, images, labels, draws=50, seed=4)
+    for i, at in enumerate([torch.arange(9), *torch.randint(9, (50, 9), generator=seeded(4))]):
+        close(good[i], recognised(Says(), images[at], labels[at])[0])
+        close(reached[i], coverage(real, images[at]))
+    assert 0 < float(good[0]) == 3 / 9 and float(good[1:].std()) > 0 < float(reached[1:].std())
+
+
+def test_a_curve_is_read_at_a_coverage_draw_by_draw():
+    """Points (0.9, 0.5), (0.5, 0.9), (0.7, 0.6) in the first draw; beyond the ends their own share."""
+    good = torch.tensor([[0.5, 0.9, 0.6], [0.1, 0.2, 0.3]]).double()
+    cover = torch.tensor([[0.9, 0.5, 0.7], [0.4, 0.8, 0.6]]).double()
+    curve = list(zip(good.T, cover.T, strict=True))
+    for level, expected in (([0.6, 0.5], [0.75, 0.2]), ([0.8, 0.7], [0.55, 0.25]), ([0.1, 0.9], [0.9, 0.2])):
+        close(at_coverage(curve, torch.tensor(level)), expected, rtol=1e-6)
 
 
 def test_nearest_distance_by_brute_force():
@@ -302,6 +335,36 @@ def test_by_heart_knows_the_images_of_each_label_only() -> None:
         close(got[k], (x[k] - scale * x0) / std, rtol=1e-9)
 
 
+@pytest.mark.parametrize("t", [1.0, 300.0, 900.0])
+def test_by_heart_classifier_is_bayes_rule_over_the_training_set(t):
+    """Every image is as likely as the next: a class's share is that of its images, however many it has."""
+    images, labels = 0.3 * randn(7, 1, 2, 2), torch.tensor([0, 1, 0, 0, 1, 2, 0])
+    data = Images("seven", images, labels, images, labels, ("a", "b", "c"))
+    x, (scale, std) = randn(4, 1, 2, 2, seed=1), LINEAR(t)
+    distance = torch.cdist(x.flatten(1), scale * images.flatten(1))
+    shares = (-(distance**2) / (2 * std**2)).softmax(1) @ torch.nn.functional.one_hot(labels).double()
+    close(by_heart_classifier(data, LINEAR)(x, torch.full((4,), t)).exp(), shares, rtol=1e-8, atol=1e-12)
+
+
+def test_accuracy_by_level_of_the_best_classifier_and_of_a_guess():
+    """Images of one value, -1 or 1: noise of std / scale hides it from the best with Phi(-scale sqrt(D) / std)."""
+    n, times = 2000, [1, 300, 500, 1000]
+    labels = torch.arange(n) % 2
+    images = (2 * labels - 1).float().view(n, 1, 1, 1).expand(n, 1, 2, 2)
+    asked = []
+
+    def best(x, t):
+        asked.append(t)
+        return torch.stack([-x.sum((1, 2, 3)), x.sum((1, 2, 3))], 1).log_softmax(1)
+
+    scale, std = LINEAR(torch.tensor(times))
+    true = torch.special.ndtr(2 * scale / std)
+    found = accuracy_by_level(best, LINEAR, images, labels, times)
+    assert bool(((found - true).abs() <= 4 * (true * (1 - true) / n).sqrt() + 1e-6).all()), (found, true)
+    assert torch.cat(asked).tolist() == [t for t in times for _ in range(n)]
+    close(accuracy_by_level(lambda x, t: torch.zeros(len(x), 2), LINEAR, images, labels, [300]), [0.5])
+
+
 def test_wasserstein_of_a_shifted_and_of_a_widened_world():
     """Shifted by 0.3: distance 0.3. N(0, 1) against N(0, 4): the mean of |2z - z|, sqrt(2 / pi)."""
     n = 20_000
@@ -316,3 +379,17 @@ def test_wasserstein_of_a_shifted_and_of_a_widened_world():
     wide, narrow = isotropic_mixture([1.0], [[0.0]], 2.0), isotropic_mixture([1.0], [[0.0]], 1.0)
     found = wasserstein(narrow.quantile(share, (1.0, 0.0)), wide)
     assert abs(found - math.sqrt(2 / math.pi)) < 2e-4  # midpoints leave out a little of both tails
+
+
+def test_sampling_starts_at_the_deviation_of_the_schedule():
+    """On VE pure noise is N(0, sigma_max^2): a start of deviation 1 would be taken for one of the last levels."""
+    starts = {}
+    for name, schedule in {"ve": VE(0.02, 18.5), "vp": VP()}.items():
+
+        def remember(eps_fn, schedule, x, times, generator, name=name):
+            starts[name] = x
+            return ancestral(eps_fn, schedule, x, times, generator=generator)
+
+        sample(lambda x, t, label: 0 * x, schedule, 4, (1, 16, 16), [1.0, 0.5, 0.0], 0, None, remember)
+    assert 18 < float(starts["ve"].std()) < 19
+    torch.testing.assert_close(starts["ve"] / 18.5, starts["vp"] / float(VP()(1.0)[1]))

@@ -31,7 +31,7 @@ def commands() -> list[str]:
 def test_commands_succeed(command, tmp_path):
     words = shlex.split(command)
     words = words[words.index("ddpm_path") + 1 :]
-    if words[0] in ("train", "run"):  # minutes long: only that the parser takes them
+    if words[0] in ("train", "run", "evaluate", "diagnose"):  # minutes long, or of a training: only that it parses
         words.append("--help")
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)}
     done = subprocess.run(

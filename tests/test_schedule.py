@@ -14,6 +14,7 @@ from ddpm_path.schedule import (
     Discrete,
     SubVP,
     cosine_betas,
+    even_times,
     from_zero_based,
     leading_times,
     linear_betas,
@@ -383,3 +384,13 @@ def test_continuous_schedules_refuse_what_is_none():
         for ratio in (-1.0, 1e9, math.nan):
             with pytest.raises(ValueError, match=r"std / scale runs from .* asked for"):
                 schedule.time_at(ratio)
+
+
+def test_song2021_app_d1_even_times_run_from_the_start_to_the_last_noise_and_then_to_data():
+    times = even_times(VP(), 1000, 1e-3)
+    assert len(times) == 1001 and times[0] == 1 and times[-1] == 0
+    close(times[:-1], torch.linspace(1, 1e-3, 1000, dtype=torch.float64))
+    assert even_times(VP(), 2, 1e-3, 0.5) == [0.5, 1e-3, 0.0]
+    for steps, end, start in ((1, 1e-3, 1), (5, 0.0, 1), (5, 0.5, 0.5), (5, 0.1, 1.5)):
+        with pytest.raises(ValueError, match="choose at least 2, and 0 < end < start <= T"):
+            even_times(VP(), steps, end, start)

@@ -7,9 +7,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from ddpm_path.lab import train
-from ddpm_path.lab.datasets import digits
-from ddpm_path.lab.recipes import Recipe
+from ddpm_path.lab import checkpoint, train
+from ddpm_path.lab.datasets import digits, to_display
+from ddpm_path.lab.recipes import ClassifierRecipe, Recipe
+from ddpm_path.schedule import VE, VP
+from ddpm_path.unet import UNet
 
 TINY = Recipe(
     "digits",
@@ -23,6 +25,18 @@ TINY = Recipe(
 @pytest.fixture(scope="module")
 def data():
     return digits(8)
+
+
+def spied(monkeypatch):
+    """What the loss is called with, step by step."""
+    calls, simple = [], train.recipes.LOSSES["simple"]
+
+    def spying(*arguments):
+        calls.append(arguments)
+        return simple(*arguments)
+
+    monkeypatch.setitem(train.recipes.LOSSES, "simple", spying)
+    return calls
 
 
 def quiet(monkeypatch):
@@ -39,6 +53,62 @@ def test_stratified_times_are_uniform_and_one_to_a_slice():
     assert counts[0] == 0 and len(counts) == T + 1  # both ends: 0 is data, T is trained
     # 100,000 draws over 50 times: 2,000 each, standard deviation at most 45 (less, for stratified draws).
     assert bool((counts[1:] - 2000).abs().max() < 5 * 45)
+
+
+def test_stratified_moments_are_uniform_between_their_ends_and_one_to_a_slice():
+    draw, batch, first = torch.Generator().manual_seed(0), 20, 0.25
+    times = torch.stack([train.stratified_moments(batch, first, 1.0, draw) for _ in range(5000)])  # (5000, batch)
+    slices = first + (1 - first) * torch.arange(batch) / batch
+    assert times.dtype == torch.float64
+    assert bool((times >= slices).all() and (times <= slices + (1 - first) / batch).all())
+    # Within its slice each is uniform: mean of 5,000 at 1/2, standard deviation sqrt(1 / 12 / 5000) = 0.0041.
+    assert bool((((times - slices) * batch / (1 - first)).mean(0) - 0.5).abs().max() < 5 * 0.0041)
+
+
+def test_a_network_of_an_sde_is_shown_the_sde_s_levels_on_a_chain_s_clock(data, monkeypatch):
+    """Times in [first, 1] make x_t by the SDE's own (scale, std), and the network is handed 1,000 t."""
+    quiet(monkeypatch)
+    recipe, handed, forward = replace(TINY, steps=3, betas="vp"), [], UNet.forward
+
+    def listening(self, x, t, label=None):
+        handed.append(t)
+        return forward(self, x, t, label)
+
+    monkeypatch.setattr(UNet, "forward", listening)
+    losses = spied(monkeypatch)
+    train.train(recipe, data)
+    assert all(schedule == VP() for _, _, schedule, *_ in losses)
+    for (*_, t, _), net_t in zip(losses, handed, strict=True):
+        assert bool((t >= 1e-5).all() and (t <= 1).all())
+        torch.testing.assert_close(net_t, 1000 * t)
+
+
+def test_song2020_technique3_a_recipe_of_T_0_hides_the_time(data, monkeypatch):
+    """Trained and loaded alike: the network is handed 0, whatever the level."""
+    quiet(monkeypatch)
+    recipe, handed, forward = replace(TINY, steps=2, betas="ve-digits", T=0, prediction="eps"), [], UNet.forward
+
+    def listening(self, x, t, label=None):
+        handed.append(t)
+        return forward(self, x, t, label)
+
+    monkeypatch.setattr(UNet, "forward", listening)
+    losses = spied(monkeypatch)
+    train.train(recipe, data)
+    assert all(bool((t == 0).all()) for t in handed) and len(handed) == 2
+    assert all(float(t.max()) > 0.5 and schedule == VE(0.02, 18.5) for _, _, schedule, _, t, _ in losses)
+
+
+def test_training_on_dequantised_images_draws_afresh_within_each_pixel_s_bin(data, monkeypatch):
+    quiet(monkeypatch)
+    losses = spied(monkeypatch)
+    train.train(replace(TINY, steps=2, dequantise=True), data)
+    levels = [(x0 + 1) * 127.5 for *_, x0, _, _ in losses]
+    offsets = [level - level.round() for level in levels]
+    shown = {image.numpy().tobytes() for image in to_display(data.train)}
+    assert all(image.numpy().tobytes() in shown for *_, x0, _, _ in losses for image in to_display(x0))
+    assert all(0.2 < float(offset.std()) < 0.4 for offset in offsets)  # of a uniform number of width 1: 0.289
+    assert not torch.equal(offsets[0], offsets[1])
 
 
 def test_learning_rate_rises_to_its_peak_and_falls_to_zero():
@@ -71,19 +141,31 @@ def test_every_epoch_is_a_new_order_of_all_images():
 
 
 def test_labels_are_dropped_example_by_example(data, monkeypatch):
-    seen = []
-    real = train.simple
-
-    def spy(net, *arguments):
-        seen.append(net.keywords["label"] == 10)
-        return real(net, *arguments)
-
-    monkeypatch.setattr(train, "simple", spy)
+    losses = spied(monkeypatch)
     train.train(replace(TINY, steps=30, label_dropout=0.3), data)
-    dropped = torch.stack(seen).double()  # (30, 16)
+    dropped = torch.stack([net.keywords["label"] == 10 for net, *_ in losses]).double()  # (30, 16)
     assert abs(dropped.mean() - 0.3) < 4 * math.sqrt(0.3 * 0.7 / dropped.numel())
     # Dropping whole batches would give rows of 0 or 1; binomial rows have variance 0.21 / 16.
     assert dropped.mean(1).var() < 3 * 0.21 / 16
+
+
+@pytest.mark.parametrize("dropout", [0.0, 1.0])
+def test_ho2022_the_null_row_learns_from_dropped_examples_alone(data, monkeypatch, dropout):
+    """No example dropped: no gradient for the null label. All dropped: for no other."""
+    gradients = []
+    clip = torch.nn.utils.clip_grad_norm_
+
+    def spy(parameters, most):
+        parameters = list(parameters)
+        gradients.extend(p.grad.clone() for p in parameters if p.shape[0] == 11)  # the table of labels
+        return clip(parameters, most)
+
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", spy)
+    trained = train.train(replace(TINY, steps=8, label_dropout=dropout), data)
+    assert [name for name, p in trained.net.named_parameters() if p.shape[0] == 11] == ["label.weight"]
+    classes, null = torch.stack(gradients).split([10, 1], dim=1)
+    nothing, something = (null, classes) if dropout == 0 else (classes, null)
+    assert not bool(nothing.any()) and bool(something.any())
 
 
 def test_training_learns_more_than_the_average_image(data):
@@ -93,41 +175,60 @@ def test_training_learns_more_than_the_average_image(data):
     assert sum(entry.loss for entry in trained.log[-20:]) / 20 < 0.8 * mean_image
 
 
-@pytest.mark.parametrize("dropout", [0.0, 0.5])
-def test_a_stopped_and_resumed_run_is_the_run_that_never_stopped(data, tmp_path, monkeypatch, dropout):
-    quiet(monkeypatch)
-    recipe = replace(TINY, net=TINY.net | {"dropout": dropout})
-    straight = train.train(recipe, data)
-
-    save = train._save
+def stop_after_a_checkpoint(monkeypatch, recipe, data, folder):
+    """Train for ten steps and be interrupted when their checkpoint is written."""
+    save = train.save
 
     def save_and_stop(*arguments):
         save(*arguments)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(train, "_save", save_and_stop)
+        patch.setattr(train, "save", save_and_stop)
         with pytest.raises(KeyboardInterrupt):
-            train.train(recipe, data, tmp_path, save_every=10)
+            train.train(recipe, data, folder, save_every=10)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_a_stopped_and_resumed_run_is_the_run_that_never_stopped(data, tmp_path, monkeypatch, dropout):
+    quiet(monkeypatch)
+    recipe = replace(TINY, net=TINY.net | {"dropout": dropout})
+    straight = train.train(recipe, data)
+
+    stop_after_a_checkpoint(monkeypatch, recipe, data, tmp_path)
     torch.rand(7)  # the global generator has moved on meanwhile
     resumed = train.train(recipe, data, tmp_path, save_every=10)
     for one, other in ((straight.net, resumed.net), (straight.ema, resumed.ema)):
         for a, b in zip(one.parameters(), other.parameters(), strict=True):
             assert torch.equal(a, b)
-    assert [entry.loss for entry in straight.log] == [entry.loss for entry in resumed.log]
-    assert len((tmp_path / "log.csv").read_text().splitlines()) == 1 + TINY.steps
+    assert [entry[:4] for entry in straight.log] == [entry[:4] for entry in resumed.log]
+    assert train.read_log(tmp_path) == resumed.log
+
+
+@pytest.mark.parametrize("torn", ["", "10,0.5,0.1", "10,0.5,0.1,0.2,3.0\n11,0."])
+def test_rows_written_after_the_last_checkpoint_are_written_anew(data, tmp_path, monkeypatch, torn):
+    """The log is written before its checkpoint: a run killed in between leaves rows too many, the last one torn."""
+    quiet(monkeypatch)
+    stop_after_a_checkpoint(monkeypatch, TINY, data, tmp_path)
+    before = train.read_log(tmp_path)
+    with (tmp_path / "log.csv").open("a") as file:
+        file.write(torn)
+    log = train.train(TINY, data, tmp_path, save_every=10).log
+    assert log[:10] == before and [entry.step for entry in log] == list(range(20))
+    assert train.read_log(tmp_path) == log
 
 
 def test_a_run_of_another_recipe_or_a_damaged_one_is_not_overwritten(data, tmp_path, monkeypatch):
     quiet(monkeypatch)
     train.train(replace(TINY, steps=2), data, tmp_path)
-    before = (tmp_path / "checkpoint.pt").read_bytes()
+    weights = tmp_path / "checkpoint-000002" / "net.safetensors"
+    before = weights.read_bytes()
     with pytest.raises(ValueError, match="another recipe"):
         train.train(TINY, data, tmp_path)
-    (tmp_path / "checkpoint.pt").write_bytes(before[: len(before) // 2])
+    weights.write_bytes(before[: len(before) // 2])
     with pytest.raises(ValueError, match="damaged"):
         train.train(replace(TINY, steps=2), data, tmp_path)
-    assert (tmp_path / "checkpoint.pt").read_bytes() == before[: len(before) // 2]
+    assert weights.read_bytes() == before[: len(before) // 2]
 
 
 def test_a_loss_that_explodes_stops_at_once_and_keeps_the_checkpoint(data, tmp_path, monkeypatch):
@@ -136,8 +237,8 @@ def test_a_loss_that_explodes_stops_at_once_and_keeps_the_checkpoint(data, tmp_p
     monkeypatch.setattr(train, "learning_rate", lambda step, recipe: 1e30 if step >= 6 else rate(step, recipe))
     with pytest.raises(FloatingPointError, match=r"at step [7-9] \(lr 1e\+30, torch.float32\)"):
         train.train(TINY, data, tmp_path, save_every=5)
-    content = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
-    assert len(content["log"]) == 5 and all(value.isfinite().all() for value in content["net"].values())
+    kept = train.load(tmp_path)
+    assert kept.steps == 5 and all(value.isfinite().all() for value in kept.weights["net"].values())
 
 
 def test_illegal_images_are_named_before_training(data):
@@ -151,6 +252,43 @@ def test_illegal_images_are_named_before_training(data):
             train.train(TINY, data._replace(train=broken))
     with pytest.raises(ValueError, match="10 is not divisible by 4: nearest legal sizes 8, 12"):
         train.train(TINY, data._replace(train=torch.nn.functional.pad(data.train, (1, 1, 1, 1), value=-1.0)))
+
+
+def test_two_trainings_do_not_write_to_one_folder(data, tmp_path, monkeypatch):
+    quiet(monkeypatch)
+    with train.alone(tmp_path), pytest.raises(ValueError, match="another training writes"):
+        train.train(TINY, data, tmp_path)
+
+
+def test_a_full_disk_stops_the_run_and_keeps_its_last_checkpoint(data, tmp_path, monkeypatch):
+    quiet(monkeypatch)
+    real, saves = checkpoint.save_file, []
+
+    def fills(*arguments):
+        saves.append(arguments)
+        if len(saves) > 2:  # the first checkpoint took two
+            raise OSError(28, "No space left on device")
+        real(*arguments)
+
+    monkeypatch.setattr(checkpoint, "save_file", fills)
+    with pytest.raises(OSError, match="No space left"):
+        train.train(TINY, data, tmp_path, save_every=5)
+    assert train.load(tmp_path).steps == 5
+    monkeypatch.setattr(checkpoint, "save_file", real)
+    resumed, straight = train.train(TINY, data, tmp_path, save_every=5), train.train(TINY, data)
+    for a, b in zip(resumed.net.parameters(), straight.net.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_half_of_the_images_are_mirrored_each_time_others(data, monkeypatch):
+    quiet(monkeypatch)
+    losses = spied(monkeypatch)
+    train.train(replace(TINY, steps=20, flip=True), data)
+    images = {image.numpy().tobytes() for image in data.train}
+    kept = torch.tensor([[image.numpy().tobytes() in images for image in x0] for *_, x0, _, _ in losses])  # (20, 16)
+    mirrored = [image.flip(2).contiguous().numpy().tobytes() in images for *_, x0, _, _ in losses for image in x0]
+    assert all(a or b for a, b in zip(kept.flatten().tolist(), mirrored, strict=True))
+    assert abs(float(kept.double().mean()) - 0.5) < 4 * 0.5 / math.sqrt(kept.numel())
 
 
 def test_a_folder_that_cannot_be_written_is_told_before_training(data, tmp_path):
@@ -178,3 +316,60 @@ def test_maximise_climbs_to_the_top_and_names_a_value_that_is_not_finite():
     torch.testing.assert_close(at.detach(), torch.tensor([1.0, 0.5]), rtol=0, atol=1e-3)
     with pytest.raises(FloatingPointError, match="objective nan at step 0: lower lr"):
         train.maximise(lambda: at.sum() * math.nan, [at], 3, 0.1, "fall")
+
+
+# --- the noisy classifier
+
+READER = ClassifierRecipe(
+    "digits",
+    {"channels": 1, "classes": 10, "size": 8, "patch": 2, "widths": [16, 32], "attention": [1], "head_width": 16},
+    steps=60,
+    batch=32,
+    lr=1e-2,
+    warmup=5,
+)
+
+
+class Records(torch.nn.Module):
+    """Answers a guess that it can train, and remembers what it was shown."""
+
+    def __init__(self):
+        super().__init__()
+        self.guess, self.shown = torch.nn.Parameter(torch.zeros(10)), []
+
+    def forward(self, x, t):
+        self.shown.append((x, t))
+        return self.guess.expand(len(x), 10).log_softmax(1)
+
+
+@pytest.mark.parametrize("last", [1000, 300, 1])
+def test_dhariwal2021_sec4_a_classifier_is_shown_images_as_noisy_as_it_is_told(data, monkeypatch, last):
+    net = Records()
+    monkeypatch.setattr(ClassifierRecipe, "network", lambda recipe: net)
+    train.train_classifier(replace(READER, last=last, batch=300), data)
+    x, t = (torch.cat(parts) for parts in zip(*net.shown, strict=True))
+    assert t.min() == 1 and t.max() == last and bool((t == t.round()).all())
+    for low, high in ((1, 1), (200, 250), (900, 1000)):
+        some = x[(t >= low) & (t <= high)]
+        if len(some) > 100:
+            scale, std = READER.schedule()((low + high) / 2)
+            level = scale**2 * data.train.square().mean() + std**2
+            assert abs(some.square().mean() / level - 1) < 0.1, (low, high)
+
+
+def test_a_classifier_learns_repeats_and_leaves_the_global_seed_alone(data):
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    net, again = (train.train_classifier(replace(READER, last=200, steps=120), data) for _ in range(2))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert all(torch.equal(a, b) for a, b in zip(net.parameters(), again.parameters(), strict=True))
+    seen = net(data.train, torch.ones(len(data.train))).argmax(1)
+    assert (seen == data.train_labels).double().mean() > 0.5  # a guess is right in 0.1
+    assert not net.training and not any(p.requires_grad for p in net.parameters())
+
+
+def test_a_classifier_whose_loss_explodes_says_so_and_odd_images_are_refused(data):
+    with pytest.raises(FloatingPointError, match=r"loss (nan|inf) at step \d: lower lr = 1e\+30"):
+        train.train_classifier(replace(READER, lr=1e30, warmup=1), data)
+    with pytest.raises(ValueError, match="expected"):
+        train.train_classifier(READER, data._replace(train=(data.train + 1) * 127.5))

@@ -4,10 +4,13 @@ Every result carries the settings that it was measured under, and results whose 
 to be compared. None of these is called FID: the features are a small classifier's, not Inception's.
 """
 
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -15,11 +18,11 @@ from tqdm import tqdm
 
 from ddpm_path.exact import FiniteData, GaussianMixture
 from ddpm_path.gaussian import q_sample
-from ddpm_path.guidance import Classifier, clip_x0
+from ddpm_path.guidance import Classifier, clip_x0, on_eps
 from ddpm_path.lab.datasets import Images, check_images
-from ddpm_path.losses import Network
-from ddpm_path.samplers import Sampler, ancestral, last, start_noise
-from ddpm_path.schedule import Schedule
+from ddpm_path.losses import LossHistory, Network, Reverse, bound_term, fixed_variance, prior_term
+from ddpm_path.samplers import Sampler, Variance, ancestral, ancestral_learned, last, start_noise
+from ddpm_path.schedule import EpsFn, Schedule
 
 CONFIDENT = 0.9
 Settings = dict[str, str | int | float]
@@ -125,9 +128,45 @@ def coverage(real: Tensor, samples: Tensor, neighbours: int = 5) -> float:
 
     Both (N, ...), flattened; compare it with the coverage that a real hold-out of equal size reaches.
     """
+    return float(covered(real, samples, neighbours).double().mean())
+
+
+def covered(real: Tensor, samples: Tensor, neighbours: int = 5) -> Tensor:
+    """Which real items have a sample nearer than their k-th real neighbour, (N,): `coverage`, item by item."""
+    return _reached(real, samples, neighbours).any(1)
+
+
+def _reached(real: Tensor, samples: Tensor, neighbours: int = 5) -> Tensor:
+    """Which samples lie in the neighbourhood of which real item, (real, samples)."""
     real, samples = real.flatten(1).double(), samples.flatten(1).double()  # float32 sees 0.01 between equal images
     radius = torch.cdist(real, real).kthvalue(neighbours + 1, dim=1).values  # the nearest is the item itself
-    return float((torch.cdist(real, samples).amin(1) < radius).double().mean())
+    return torch.cdist(real, samples) < radius[:, None]
+
+
+def trade_off(
+    net: Recogniser, real: Tensor, samples: Tensor, labels: Tensor, draws: int = 200, seed: int = 0
+) -> tuple[Tensor, Tensor]:
+    """The share recognised as their label and the coverage of `real`, float64 (1 + draws,): what guidance trades.
+
+    The first entry is of all samples, the others of bootstrap draws of their rows, alike for one n and seed: where
+    rows belong together, two samplers' ends of one latent say, the spread of differences is that of the difference.
+    """
+    confidence, seen = net.log_probs(samples).exp().max(1)
+    good = ((confidence > CONFIDENT) & (seen == labels)).double()
+    taken = _draws(len(samples), draws, seed)  # (1 + draws, n)
+    reached = _reached(real, samples).double() @ (taken > 0).double().T  # (real, 1 + draws)
+    return taken @ good / len(samples), (reached > 0).double().mean(0)
+
+
+def at_coverage(curve: Sequence[tuple[Tensor, Tensor]], level: Tensor) -> Tensor:
+    """The share recognised where a curve of `trade_off`s has the coverage `level` (1 + draws,), draw by draw, linearly.
+
+    Beyond the curve's ends it is that of the end.
+    """
+    good, cover = (torch.stack(column, 1).numpy() for column in zip(*curve, strict=True))  # (1 + draws, points)
+    orders = cover.argsort(1)
+    draws = zip(level.tolist(), cover, good, orders, strict=True)
+    return torch.tensor([float(np.interp(x, c[order], g[order])) for x, c, g, order in draws]).double()
 
 
 def nearest(images: Tensor, training: Tensor, chunk: int = 5000) -> Tensor:
@@ -175,14 +214,20 @@ def kernel_difference(a: Tensor, b: Tensor, real: Tensor, draws: int = 200, seed
     if a.shape != b.shape:
         raise ValueError(f"a {tuple(a.shape)} and b {tuple(b.shape)} belong together row by row: one shape, please")
     n = len(a)
-    # What `real` has within cancels. A draw is held as the number of times that it takes each row.
+    # What `real` has within cancels.
     k = _cubic(a, a) - _cubic(b, b)  # (n, n)
     across = (_cubic(a, real) - _cubic(b, real)).mean(1)  # (n,)
-    rows = torch.randint(n, (draws, n), generator=torch.Generator().manual_seed(seed))
-    taken = torch.cat([torch.ones(1, n).long(), F.one_hot(rows, n).sum(1)]).double()  # (1 + draws, n), all rows first
+    taken = _draws(n, draws, seed)
     within = ((taken @ k * taken).sum(1) - taken @ k.diagonal()) / (n * (n - 1))
     differences = within - 2 * taken @ across / n
     return float(differences[0]), float(differences[1:].std())
+
+
+def _draws(n: int, draws: int, seed: int) -> Tensor:
+    """All n rows, then bootstrap draws of them: how many times each is taken, float64 (1 + draws, n)."""
+    rows = torch.randint(n, (draws, n), generator=torch.Generator().manual_seed(seed))
+    taken = torch.zeros(draws, n).scatter_add_(1, rows, torch.ones(draws, n))
+    return torch.cat([torch.ones(1, n), taken]).double()
 
 
 def _cubic(x: Tensor, y: Tensor) -> Tensor:
@@ -216,6 +261,96 @@ def loss_by_level(
         x = q_sample(images, eps, schedule(batch))
         errors.append((eps_net(x, batch, labels) - eps).square().mean())
     return torch.stack(errors)
+
+
+class Bits(NamedTuple):
+    """The bound on -log2 p of each image in its three parts, each (B,), in bits/dim: their sum is its code length."""
+
+    prior: Tensor
+    rate: Tensor
+    distortion: Tensor
+
+    @property
+    def total(self) -> Tensor:
+        """The whole bound of each image."""
+        return self.prior + self.rate + self.distortion
+
+    def __str__(self) -> str:
+        """The means over images."""
+        parts = ", ".join(f"{part} {value.mean():.5f}" for part, value in self._asdict().items())
+        return f"{self.total.mean():.3f} bits/dim: {parts}"
+
+
+def clipped_reverse(
+    net: Network, schedule: Schedule, labels: Tensor | None, variance: Variance, times: Sequence[float] = (2, 1, 0)
+) -> Reverse:
+    """The step back of a noise predictor with x_0 clipped and a fixed variance, as the paper's code codes images."""
+    return fixed_variance(clip_x0(in_parts(net, labels), schedule), schedule, variance, times)
+
+
+@torch.no_grad()
+def bits(
+    reverse: Reverse, schedule: Schedule, images: Tensor, times: Sequence[float], strata: int = 40, seed: int = 0
+) -> Bits:
+    """The variational bound of images (B, ...) along `times`, [T, ..., 0], from about `strata` of its terms an image.
+
+    The rate is the sum of the terms before the last, which is the distortion. Its steps are cut into strata that widen
+    with t, as most bits lie near the data; each image draws a step of its own in each, whose term counts for the whole
+    stratum: unbiased, and exact for strata of one step. The same seed gives all models the same steps and noise.
+    """
+    draw = torch.Generator().manual_seed(seed)
+    rising = torch.tensor(times, dtype=torch.float64).flip(0)  # 0, t_1, ..., T: step k leads from k to k - 1
+    n, steps = len(images), len(times) - 1
+    edges = sorted({round(2 * ((steps + 1) / 2) ** (k / strata)) for k in range(strata + 1)})
+    terms = []
+    for low, high in tqdm([(1, 2), *itertools.pairwise(edges)], desc=f"bits of {n} images"):
+        k = low + (torch.rand(n, generator=draw).double() * (high - low)).long()
+        eps = torch.randn(images.shape, generator=draw)
+        terms.append((high - low) * bound_term(reverse, schedule, images, rising[k], rising[k - 1], eps))
+    return Bits(prior_term(schedule, images, times[0]), torch.stack(terms[1:]).sum(0), terms[0])
+
+
+def gradient_noise(
+    losses: Callable[[Tensor], Tensor],
+    weights: Sequence[Tensor],
+    p: Tensor,
+    batch: int = 16,
+    draws: int = 20,
+    generator: torch.Generator | None = None,
+) -> float:
+    """How noisy the gradient of a mean over t is with times drawn from p (T,): the median of |g - their mean|^2.
+
+    losses: whole times (batch,), drawn independently, to their losses (batch,), a function of `weights`; each counts
+    1 / (T p_t). One gradient g for each of `draws` batches.
+    """
+    gradients = []
+    for _ in range(draws):
+        t = torch.multinomial(p, batch, replacement=True, generator=generator) + 1
+        loss = (losses(t.double()) / (len(p) * p[t - 1])).mean()
+        gradients.append(torch.cat([part.flatten() for part in torch.autograd.grad(loss, list(weights))]))
+    stacked = torch.stack(gradients)  # (draws, number of weights)
+    return float((stacked - stacked.mean(0)).square().sum(1).median())
+
+
+def importance_gain(
+    losses: Callable[[Tensor], Tensor],
+    weights: Sequence[Tensor],
+    T: int,
+    each: int = 2,
+    generator: torch.Generator | None = None,
+) -> tuple[Tensor, float]:
+    """What drawing times by importance is worth: eq. 18's p (T,), and log2 of the `gradient_noise` that it saves.
+
+    losses as in `gradient_noise`; p follows from `each` of them at every time, drawn here. Positive where the gradient
+    is less noisy than with uniform times [Nichol 2021, sec. 3.3].
+    """
+    history = LossHistory(T, each)
+    with torch.no_grad():
+        for t in torch.split(torch.arange(1.0, T + 1).repeat(each), 200):
+            history.add(t, losses(t))
+    p = history.probabilities()
+    uniform, drawn = (gradient_noise(losses, weights, q, generator=generator) for q in (torch.full_like(p, 1 / T), p))
+    return p, math.log2(uniform / drawn)
 
 
 @torch.no_grad()
@@ -267,6 +402,16 @@ def balanced_labels(n: int, classes: int) -> Tensor | None:
     return torch.arange(n) % classes if classes else None
 
 
+def in_parts(net: Network, labels: Tensor | None, size: int = 200) -> EpsFn:
+    """A network with each item's label bound in, asked in parts that fit a CPU's cache: faster than a large batch."""
+
+    def ask(x: Tensor, t: Tensor) -> Tensor:
+        parts = (slice(i, i + size) for i in range(0, len(x), size))
+        return torch.cat([net(x[part], t[part], None if labels is None else labels[part]) for part in parts])
+
+    return ask
+
+
 def sample(
     eps_net: Network,
     schedule: Schedule,
@@ -277,48 +422,69 @@ def sample(
     labels: Tensor | None = None,
     sampler: Sampler = ancestral,
 ) -> Tensor:
-    """n images (n, *shape) with a progress bar: x_0 clipped, no guidance; `sampler` is one of `samplers`."""
+    """n images (n, *shape) with a progress bar, x_0 clipped; `sampler` is one of `samplers`."""
+    generator = torch.Generator().manual_seed(seed)
+    x = start_noise(n, shape, generator) * float(schedule(schedule.T)[1])  # far from 1 on VE
+    states = sampler(clip_x0(in_parts(eps_net, labels), schedule), schedule, x, times, generator=generator)
+    return last(tqdm(states, total=len(times) - 1, desc=f"{n} samples"))
 
-    def eps_fn(x: Tensor, t: Tensor) -> Tensor:  # parts that fit a CPU's cache are faster than one large batch
-        parts = (slice(i, i + 200) for i in range(0, n, 200))
-        return torch.cat([eps_net(x[part], t[part], None if labels is None else labels[part]) for part in parts])
 
+def sample_learned(
+    net: Network,
+    schedule: Schedule,
+    n: int,
+    shape: Sequence[int],
+    times: Sequence[float],
+    seed: int,
+    labels: Tensor | None = None,
+) -> Tensor:
+    """As `sample`, for a network that learned its variance."""
     generator = torch.Generator().manual_seed(seed)
     x = start_noise(n, shape, generator)
-    states = sampler(clip_x0(eps_fn, schedule), schedule, x, times, generator=generator)
+    clipped = on_eps(in_parts(net, labels), lambda eps_fn: clip_x0(eps_fn, schedule))
+    states = ancestral_learned(clipped, schedule, x, times, generator=generator)
     return last(tqdm(states, total=len(times) - 1, desc=f"{n} samples"))
 
 
 def quality(net: Recogniser, data: Images, samples: Tensor, labels: Tensor | None, settings: Settings) -> list[Result]:
-    """Recognised, coverage and copying of samples, each relative to what real images reach (1 is as good as real).
+    """Recognised, coverage and novelty of samples, each relative to what real images reach (1 is as good as real).
 
-    `recognised`: the samples' rate over the test images' rate. `coverage`: of test images' neighbourhoods (pixels)
-    by samples, over that by as many real training images; averaged over batches of samples as large as the test
-    set. `novelty`: median distance to the nearest training image, over the test images' own; copies have 0.
+    `recognised`: the samples' rate over the test images' rate; the others as in `guards`.
     """
     rate, error = recognised(net, samples, labels)
     real_rate, real_error = recognised(net, data.test, data.test_labels)
     ratio = rate / real_rate
     ratio_error = ratio * math.hypot(error / max(rate, 1e-9), real_error / real_rate)
+    result = Result("recognised", ratio, ratio_error, _complete(settings, data, samples))
+    return [result, *guards(data, samples, settings)]
 
+
+def guards(data: Images, samples: Tensor, settings: Settings) -> list[Result]:
+    """Coverage and novelty of samples, each relative to what real images reach; they need no classifier.
+
+    `coverage`: of test images' neighbourhoods (pixels) by samples, over that by as many real training images; averaged
+    over batches of samples as large as the test set, of 6 images at least. `novelty`: median distance to the nearest
+    training image, over the test images' own; copies have 0.
+    """
     n = min(len(samples) // 2, len(data.test), 1000)  # two batches at least, so that their spread is known
     test = data.test[_some(len(data.test), n)]
-    hold_out = [data.train[_some(len(data.train), n, seed)] for seed in range(1, 6)]
-    batches = [samples[i : i + n] for i in range(0, len(samples) - n + 1, n)]
-    cover, real_cover = (torch.tensor([coverage(test, part) for part in parts]) for parts in (batches, hold_out))
-    value = float(cover.mean() / real_cover.mean())
-    cover_error = value * _relative_error(cover, real_cover)
-
+    settings = _complete(settings, data, samples)
     near, near_real = nearest(samples, data.train), nearest(test, data.train)
     novelty = float(near.median() / near_real.median())
     # A median's standard error is 1.25 times the mean's, if the distances are about normal.
     novelty_error = 1.25 * novelty * _relative_error(near, near_real)
-    settings = settings | {"data": data.name, "n": len(samples), "split": "test"}
-    return [
-        Result("recognised", ratio, ratio_error, settings),
-        Result("coverage", value, cover_error, settings),
-        Result("novelty", novelty, novelty_error, settings),
-    ]
+    novel = Result("novelty", novelty, novelty_error, settings)
+    if n < 6:  # fewer than coverage's neighbours
+        return [novel]
+    hold_out = [data.train[_some(len(data.train), n, seed)] for seed in range(1, 6)]
+    batches = [samples[i : i + n] for i in range(0, len(samples) - n + 1, n)]
+    cover, real_cover = (torch.tensor([coverage(test, part) for part in parts]) for parts in (batches, hold_out))
+    value = float(cover.mean() / real_cover.mean())
+    return [Result("coverage", value, value * _relative_error(cover, real_cover), settings), novel]
+
+
+def _complete(settings: Settings, data: Images, samples: Tensor) -> Settings:
+    return settings | {"data": data.name, "n": len(samples), "split": "test"}
 
 
 def _relative_error(*measured: Tensor) -> float:

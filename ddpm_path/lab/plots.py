@@ -81,6 +81,17 @@ def scatter(panels: Mapping[str, Tensor], limit: float = 2.5, columns: int = 6, 
     return figure
 
 
+def arrows(panels: Mapping[str, tuple[Tensor, Tensor]], limit: float, length: float = 1.0) -> Figure:
+    """Fields of arrows side by side, each from points (N, 2) along directions (N, 2), drawn `length` times as long."""
+    figure = Figure(figsize=(3 * len(panels), 3.2), layout="tight")
+    for axes, (title, (points, directions)) in zip(figure.subplots(1, len(panels)), panels.items(), strict=True):
+        axes.quiver(*points.T, *(length * directions).T, angles="xy", scale_units="xy", scale=1, color=COLOURS[0])
+        axes.set(xlim=(-limit, limit), ylim=(-limit, limit), aspect="equal", xticks=[], yticks=[])
+        axes.set_title(title, fontsize=9)
+        axes.spines[["top", "right"]].set_visible(True)
+    return figure
+
+
 def trajectories(
     times: Sequence[float],
     paths: Tensor,
@@ -115,7 +126,7 @@ def curves(x: Sequence[float], named: Mapping[str, Sequence[float]], xlabel: str
     figure = Figure(figsize=(6, 3), layout="tight")
     axes = figure.subplots()
     for name, y in named.items():
-        axes.plot(x, y, marker="o", markersize=3, label=name)
+        axes.plot(x, y, marker="o" if len(x) < 50 else "", markersize=3, label=name)
     axes.set(xlabel=xlabel, ylabel=ylabel)
     axes.legend(fontsize=8)
     return figure
@@ -133,6 +144,28 @@ def maps(named: Mapping[str, Tensor], columns: int = 5, label: str = "") -> Figu
     for axes in row:
         axes.axis("off")
     figure.colorbar(image, ax=row.tolist(), label=label, shrink=0.8)
+    return figure
+
+
+def labelled(lines: Mapping[str, Mapping[str, tuple[float, float]]], xlabel: str, ylabel: str) -> Figure:
+    """Lines through points (x, y), each point with its own label beside it: a trade-off over a scale, say."""
+    figure = Figure(figsize=(6, 3.4), layout="tight")
+    axes = figure.subplots()
+    for colour, (name, points) in zip(COLOURS, lines.items(), strict=False):
+        axes.plot(*zip(*points.values(), strict=True), marker="o", markersize=4, color=colour, label=name)
+        for label, at in points.items():
+            axes.annotate(label, at, xytext=(4, 4), textcoords="offset points", fontsize=8, color=colour)
+    axes.set(xlabel=xlabel, ylabel=ylabel)
+    axes.legend(fontsize=8)
+    return figure
+
+
+def log_curves(x: Sequence[float], named: Mapping[str, Sequence[float]], xlabel: str, ylabel: str) -> Figure:
+    """As `curves`, without markers and with both axes logarithmic."""
+    figure = curves(x, named, xlabel, ylabel)
+    figure.axes[0].set(xscale="log", yscale="log")
+    for line in figure.axes[0].lines:
+        line.set_marker("")
     return figure
 
 
@@ -154,6 +187,22 @@ def errors_by_calls(panels: Mapping[str, Mapping[str, Mapping[int, float]]]) -> 
     row[0].set(ylabel="error", ylim=(None, 1))  # shared, so only once all lines are there
     lines = {line.get_label(): line for axes in row for line in axes.lines}
     figure.legend(lines.values(), lines.keys(), loc="outside lower center", ncols=len(lines), fontsize=8)
+    return figure
+
+
+def training(log: Sequence[tuple[float, ...]]) -> Figure:
+    """The curves of a log of (step, loss, lr, gradient norm, seconds): the loss, its running mean, and the norm."""
+    step, loss, _, norm, _ = torch.tensor(log, dtype=torch.float64).T
+    figure = Figure(figsize=(9, 3), layout="tight")
+    left, right = figure.subplots(1, 2)
+    width = max(1, len(loss) // 50)
+    mean = loss.unfold(0, width, 1).mean(1)
+    left.plot(step, loss, linewidth=0.5, alpha=0.4)
+    left.plot(step[width - 1 :], mean, color=COLOURS[0], label=f"mean of {width} steps")
+    left.set(xlabel="step", ylabel="loss", yscale="log")
+    left.legend(fontsize=8)
+    right.plot(step, norm, linewidth=0.5, color=COLOURS[1])
+    right.set(xlabel="step", ylabel="gradient norm before clipping", yscale="log")
     return figure
 
 

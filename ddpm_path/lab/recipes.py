@@ -1,13 +1,40 @@
 """Every shipped model's hyper-parameters, in one place."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from ddpm_path.classifier import NoisyClassifier
-from ddpm_path.losses import EPS, X0, Prediction, V
-from ddpm_path.schedule import Discrete, cosine_betas, linear_betas, scaled_linear_betas
+from ddpm_path.gaussian import fixed_large, two_answers
+from ddpm_path.losses import (
+    EPS,
+    X0,
+    Loss,
+    Network,
+    Prediction,
+    V,
+    as_eps,
+    bound_loss,
+    hybrid,
+    learned_bound,
+    on_clock,
+    simple,
+)
+from ddpm_path.schedule import (
+    VE,
+    VP,
+    Discrete,
+    Schedule,
+    SubVP,
+    cosine_betas,
+    even_times,
+    linear_betas,
+    scaled_linear_betas,
+    uniform_times,
+)
+from ddpm_path.segmentation import FCN, UNet2015, whole
 from ddpm_path.unet import UNet
 
 BETAS: dict[str, Callable[[int], Tensor]] = {
@@ -15,17 +42,27 @@ BETAS: dict[str, Callable[[int], Tensor]] = {
     "scaled-linear": scaled_linear_betas,
     "cosine": cosine_betas,
 }
+SDES: dict[str, Callable[[], Schedule]] = {"vp": VP, "sub-vp": SubVP, "ve": VE, "ve-digits": partial(VE, 0.02, 18.5)}
 PREDICTIONS: dict[str, Prediction] = {"eps": EPS, "x0": X0, "v": V}
+LOSSES: dict[str, Loss] = {
+    "simple": simple,
+    "bound": bound_loss(fixed_large),
+    "hybrid": hybrid,
+    "learned-bound": learned_bound,
+}
 
 
 @dataclass(frozen=True)
 class Recipe:
     """All that makes a diffusion model, as plain values that its card repeats.
 
-    data: a name of `datasets.DATASETS`; net: the arguments of `UNet`; betas and prediction: names of the tables
-    above. lr rises over `warmup` steps and falls to 0 on a half cosine, and does so once more from step `restart` on,
-    if that is not 0 [Loshchilov & Hutter 2017]; `label_dropout` is the share of examples that train the null label;
-    `ema` is the largest decay of the moving average.
+    data: a name of `datasets.DATASETS`; net: the arguments of `UNet`; betas, prediction and loss: names of the tables
+    above. betas names a chain of T steps, or an SDE in continuous time; its network is handed T * t, as of a chain that
+    long: 0 for a network that is not told the time, as NCSNv2's. `dequantise` moves each pixel about its bin, afresh in
+    each batch, for likelihoods; `flip` mirrors half of the images, each time another half. lr rises over `warmup` steps
+    and falls to 0 on a half cosine, and once more from step `restart` on, if that is not 0 [Loshchilov & Hutter 2017];
+    with `importance` times are drawn by `LossHistory`; `label_dropout` is the share of examples that train the null
+    label; `ema` is the largest decay of the moving average.
     """
 
     data: str
@@ -34,6 +71,8 @@ class Recipe:
     betas: str = "cosine"
     T: int = 1000
     prediction: str = "v"
+    loss: str = "simple"
+    importance: bool = False
     batch: int = 64
     lr: float = 2e-3
     warmup: int = 100
@@ -42,15 +81,41 @@ class Recipe:
     clip: float = 1.0
     ema: float = 0.999
     label_dropout: float = 0.1
+    dequantise: bool = False
+    flip: bool = False
     seed: int = 0
 
-    def schedule(self) -> Discrete:
+    def schedule(self) -> Schedule:
         """The noise schedule it is trained on."""
-        return Discrete.from_betas(BETAS[self.betas](self.T))
+        return SDES[self.betas]() if self.betas in SDES else Discrete.from_betas(BETAS[self.betas](self.T))
+
+    def times(self, steps: int) -> list[float]:
+        """An even grid of so many steps from the last time to data, on a chain of at most its T."""
+        if self.betas in SDES:
+            return even_times(self.schedule(), steps, 1e-3)
+        return [float(t) for t in uniform_times(self.T, min(steps, self.T))]
 
     def network(self) -> UNet:
         """A fresh network, its weights drawn from torch's default generator."""
         return UNet(**self.net)  # type: ignore[arg-type]
+
+    @property
+    def learned(self) -> bool:
+        """Whether its network answers twice the channels: its own prediction, and a variance."""
+        return self.net.get("out_channels") == 2 * self.net["channels"]
+
+    def as_eps(self, net: Network) -> Network:
+        """The noise predictor in its network; a learned variance is left out."""
+        schedule = self.schedule()
+        asked = on_clock(_first_half(net) if self.learned else net, self.T / schedule.T)
+        return as_eps(asked, PREDICTIONS[self.prediction], schedule)
+
+
+def _first_half(net: Network) -> Network:
+    def first(x: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
+        return two_answers(net(x, t, label), x)[0]
+
+    return first
 
 
 @dataclass(frozen=True)
@@ -92,6 +157,47 @@ class ClassifierRecipe:
         return NoisyClassifier(**self.net)  # type: ignore[arg-type]
 
 
+Scorer = Callable[[Tensor], Tensor]
+"""Images (B, 1, H, W) to scores of the classes (B, classes, H, W)."""
+
+
+@dataclass(frozen=True)
+class SegmenterRecipe:
+    """What trains a network to name the digit at each pixel of `scenes.scenes`.
+
+    kind: a name of `SEGMENTERS`; net: the arguments of its network, from one channel to ten digits and background;
+    border: w0 of the border weights, 0 for none; cut: the U-Net's levels whose skip is left out. lr rises over 20
+    steps and falls on a half cosine.
+    """
+
+    kind: str
+    net: dict[str, int | float | list[int]]
+    border: float = 0.0
+    cut: list[int] = field(default_factory=list)
+    data: str = "digits"
+    scenes: int = 1000
+    steps: int = 800
+    batch: int = 4
+    lr: float = 2e-3
+    seed: int = 0
+
+    def network(self) -> tuple[nn.Module, Scorer]:
+        """A fresh network, its weights drawn from torch's default generator, and its scores of whole scenes."""
+        return SEGMENTERS[self.kind](self)
+
+
+def _fcn(recipe: SegmenterRecipe) -> tuple[nn.Module, Scorer]:
+    net = FCN(1, 11, **recipe.net)  # type: ignore[arg-type]
+    return net, net
+
+
+def _unet(recipe: SegmenterRecipe) -> tuple[nn.Module, Scorer]:
+    net = UNet2015(1, 11, **recipe.net)  # type: ignore[arg-type]
+    return net, partial(whole, net, cut=recipe.cut)
+
+
+SEGMENTERS: dict[str, Callable[[SegmenterRecipe], tuple[nn.Module, Scorer]]] = {"fcn": _fcn, "unet": _unet}
+
 SMALL: dict[str, int | float | list[int]] = {
     "channels": 1,
     "classes": 10,
@@ -109,10 +215,49 @@ HALF: dict[str, int | float | list[int]] = {
     "head_width": 24,
 }
 
+TINY: dict[str, int | float | list[int]] = {
+    "channels": 1,
+    "classes": 0,
+    "patch": 4,
+    "widths": [24, 40],
+    "attention": [1],
+    "head_width": 40,
+}
+
+
+def _compared(betas: str, loss: str, seed: int) -> Recipe:
+    """One of the small models without labels that differ in a single choice, to see what it buys."""
+    return Recipe("digits", TINY, steps=600, betas=betas, prediction="eps", loss=loss, seed=seed)
+
+
+def _learning(recipe: Recipe, loss: str, importance: bool = False) -> Recipe:
+    """The same, but its network answers a variance, too."""
+    return replace(recipe, net=recipe.net | {"out_channels": 2}, loss=loss, importance=importance)
+
+
 RECIPES: dict[str, Recipe] = {
     "digits": Recipe("digits", SMALL, steps=3000),
     "digits-live": Recipe("digits", SMALL, steps=1000),
     "mnist": Recipe("mnist", SMALL, steps=9000, restart=6000),
+    **{f"compare-linear-simple-{seed}": _compared("linear", "simple", seed) for seed in range(3)},
+    **{f"compare-cosine-simple-{seed}": _compared("cosine", "simple", seed) for seed in range(3)},
+    **{f"compare-cosine-hybrid-{seed}": _learning(_compared("cosine", "simple", seed), "hybrid") for seed in range(3)},
+    **{
+        f"compare-cosine-vlb-{seed}": _learning(_compared("cosine", "simple", seed), "learned-bound", importance=True)
+        for seed in range(3)
+    },
+    "digits-vp": Recipe(
+        "digits", SMALL | {"widths": [40, 80], "head_width": 40}, steps=2000, betas="vp", dequantise=True
+    ),
+    # From the digits' largest distance to one in a hundred of their range [Song & Ermon 2020, sec. 3].
+    "digits-ncsn": Recipe(
+        "digits",
+        {"channels": 1, "patch": 2, "widths": [32, 64], "attention": [1]},
+        steps=2500,
+        betas="ve-digits",
+        T=0,
+        prediction="eps",
+    ),
 }
 TINY: dict[str, int | float | list[int]] = SMALL | {"widths": [8, 16], "heads": 1, "groups": 4}
 CHOICES: dict[str, dict[str, int | float | list[int]]] = {  # ADM's, one changed at a time: benchmarks/adm_choices.py
@@ -123,6 +268,23 @@ CHOICES: dict[str, dict[str, int | float | list[int]]] = {  # ADM's, one changed
     "resampling": TINY | {"residual_resampling": True},
     "rescaling": TINY | {"rescale": 0.5**0.5},
 }
+
+
+def for_images(name: str, channels: int, size: int, classes: int, images: int) -> Recipe:
+    """A sensible recipe for a set of one's own images: the small network over patches that leave at most 16 x 16.
+
+    ValueError for a size that the network's patches and levels do not divide.
+    """
+    patch = 2
+    while size / patch > 16:
+        patch *= 2
+    if size % (2 * patch):
+        below = size // (2 * patch) * 2 * patch
+        raise ValueError(f"{size} is not divisible by {2 * patch}: nearest legal sizes {below}, {below + 2 * patch}")
+    net = SMALL | {"channels": channels, "classes": classes, "patch": patch, "widths": [64, 128], "head_width": 64}
+    return Recipe(name, net, steps=4000, batch=min(64, images))
+
+
 RECOGNISERS: dict[str, RecogniserRecipe] = {
     "digits-recogniser": RecogniserRecipe("digits", epochs=30),
     "mnist-recogniser": RecogniserRecipe("mnist", epochs=4),
@@ -130,5 +292,24 @@ RECOGNISERS: dict[str, RecogniserRecipe] = {
 CLASSIFIERS: dict[str, ClassifierRecipe] = {
     "digits-classifier": ClassifierRecipe("digits", HALF | {"size": 16, "dropout": 0.1}, steps=2000),
     "digits-clean-classifier": ClassifierRecipe("digits", HALF | {"size": 16, "dropout": 0.1}, steps=2000, last=1),
-    "mnist-classifier": ClassifierRecipe("mnist", HALF | {"size": 28}, steps=4000),
+    "mnist-classifier": ClassifierRecipe("mnist", HALF | {"size": 28}, steps=1500),
+}
+
+NARROW: dict[str, int | float | list[int]] = {
+    "widths": [8, 16, 32, 64, 64],
+    "convs": [1, 2, 2, 2, 2],
+    "head": 128,
+    "window": 3,
+    "padding": 33,
+    "dropout": 0.2,
+}
+SHALLOW: dict[str, int | float | list[int]] = {"width": 8, "depth": 3, "dropout": 0.2}
+
+SEGMENTER_RECIPES: dict[str, SegmenterRecipe] = {
+    "scenes-fcn-32s": SegmenterRecipe("fcn", NARROW | {"stride": 32}),
+    "scenes-fcn-16s": SegmenterRecipe("fcn", NARROW | {"stride": 16}),
+    "scenes-fcn-8s": SegmenterRecipe("fcn", NARROW | {"stride": 8}),
+    "scenes-unet": SegmenterRecipe("unet", SHALLOW),
+    "scenes-unet-borders": SegmenterRecipe("unet", SHALLOW, border=10.0),
+    "scenes-unet-no-skips": SegmenterRecipe("unet", SHALLOW, cut=[0, 1, 2]),
 }

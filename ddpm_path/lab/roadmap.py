@@ -172,7 +172,7 @@ STOPS: tuple[Stop, ...] = (
         "Diffusion models beat GANs on image synthesis (classifier guidance)",
         (_ADM,),
         ("13_classifier_guidance",),
-        ("guidance",),
+        ("guidance", "classifier"),
     ),
     Stop(
         DEFAULT,

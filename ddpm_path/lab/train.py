@@ -3,11 +3,12 @@
 All randomness of a step follows from (seed, step), dropout's too: a resumed run is the run that was never stopped.
 """
 
+import contextlib
 import copy
 import csv
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -22,12 +23,15 @@ from ddpm_path.classifier import NoisyClassifier
 from ddpm_path.gaussian import q_sample
 from ddpm_path.guidance import Classifier
 from ddpm_path.lab import metrics, plots, recipes, zoo
-from ddpm_path.lab.datasets import DATASETS, Images, check_images
+from ddpm_path.lab.checkpoint import alone, append, load, save
+from ddpm_path.lab.datasets import DATASETS, Images, check_images, dequantise
+from ddpm_path.lab.device import Place, best_device
 from ddpm_path.lab.errors import unknown
 from ddpm_path.lab.files import replacing
+from ddpm_path.lab.folder import folder as own_images
 from ddpm_path.lab.recipes import ClassifierRecipe, Recipe
-from ddpm_path.losses import Network, as_eps, simple
-from ddpm_path.schedule import Discrete, uniform_times
+from ddpm_path.losses import LossHistory, Network, on_clock, weighted_times
+from ddpm_path.schedule import Schedule
 from ddpm_path.unet import UNet
 
 
@@ -49,72 +53,144 @@ class Trained(NamedTuple):
     log: list[Log]
 
 
-def train(recipe: Recipe, data: Images, folder: Path | None = None, save_every: int = 250) -> Trained:
+class Run(NamedTuple):
+    """All that a step of training changes, and a checkpoint keeps."""
+
+    net: UNet
+    ema: UNet
+    optimiser: torch.optim.Optimizer
+    history: LossHistory | None
+
+
+def train(
+    recipe: Recipe, data: Images, folder: Path | None = None, save_every: int = 250, place: Place | None = None
+) -> Trained:
     """Train a network as `recipe` says, with a progress bar [Ho 2020, alg. 1].
 
-    With a `folder` a checkpoint and the log are written there every `save_every` steps, a sample grid every fourth
-    time, and a run found there is resumed. ValueError for illegal images or a folder that holds another run, before
-    training; FloatingPointError at the first loss that is not finite (the last checkpoint is kept).
+    With a `folder` a checkpoint and the log are written there every `save_every` steps, a sample grid and the curves
+    every fourth time, and a run found there is resumed. `place` is this process's among several, or how it computes;
+    None is one process on the best device. ValueError for illegal images, for a folder that holds another run or that
+    another training writes to, before training; FloatingPointError at the first loss that is not finite (the last
+    checkpoint is kept).
     """
+    place = place or Place(0, 1, best_device())
+    mine = place.share(recipe.batch)
     check_images(data.train)
     if recipe.batch > len(data.train):
         raise ValueError(f"batch {recipe.batch} exceeds the {len(data.train)} training images: choose a smaller batch")
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    run = _begin(recipe, place)
+    if run.net.classes not in (0, len(data.classes)):
+        raise ValueError(f"the network has {run.net.classes} classes, {data.name} has {len(data.classes)}")
+    with contextlib.ExitStack() as held:
+        log: list[Log] = []
+        if folder is not None:
+            if place.leads:
+                held.enter_context(alone(folder))
+            log = _resume(folder, recipe, run)
+        steps = _steps(recipe, data, run, place, mine, log)
+        bar = held.enter_context(
+            tqdm(steps, "training", recipe.steps, initial=len(log), unit="step", disable=not place.leads)
+        )
+        for entry in bar:
+            log.append(entry)
+            if entry.step % 10 == 9:
+                recent, speed = log[-100:], (bar.format_dict["rate"] or 0) * recipe.batch
+                mean = sum(entry.loss for entry in recent) / len(recent)
+                bar.set_postfix_str(f"loss {mean:.4f}, {speed:.0f} images/s")
+            if folder is not None and place.leads:
+                _keep(folder, recipe, data, run, log, save_every)
+    return Trained(run.net.eval(), run.ema.eval(), log)
+
+
+def _begin(recipe: Recipe, place: Place) -> Run:
+    """Fresh weights, the same in every process."""
     with torch.random.fork_rng():
         torch.manual_seed(recipe.seed)
-        net = recipe.network().to(device)
-    if net.classes not in (0, len(data.classes)):
-        raise ValueError(f"the network has {net.classes} classes, {data.name} has {len(data.classes)}")
-    ema = copy.deepcopy(net).requires_grad_(False)
+        net = recipe.network().to(place.device)
+    if recipe.importance and place.of > 1:
+        raise ValueError("importance sampling keeps one history of losses: train it in a single process")
     optimiser = torch.optim.AdamW(net.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay)
-    log: list[Log] = []
-    if folder is not None:
-        folder.mkdir(parents=True, exist_ok=True)
-        log = _resume(folder, recipe, net, ema, optimiser)
+    history = LossHistory(recipe.T) if recipe.importance else None
+    return Run(net, copy.deepcopy(net).requires_grad_(False), optimiser, history)
+
+
+def _steps(recipe: Recipe, data: Images, run: Run, place: Place, mine: slice, log: Sequence[Log]) -> Iterator[Log]:
+    """Train from where `log` ends, a step at a time.
+
+    Everything random is drawn for the whole batch, of which `mine` is this process's part: what a step sees does not
+    depend on the number of processes.
+    """
+    net, ema, optimiser, history = run
     schedule, prediction = recipe.schedule(), recipes.PREDICTIONS[recipe.prediction]
-    images, labels = data.train.to(device), data.train_labels.to(device)
+    objective = recipes.LOSSES[recipe.loss]
+    images, labels = data.train.to(place.device), data.train_labels.to(place.device)
+    asked = on_clock(place.runner(net), recipe.T / schedule.T)
+    draw_times = partial(stratified_times, recipe.batch, recipe.T)
+    if recipe.betas in recipes.SDES:
+        draw_times = partial(stratified_moments, recipe.batch, schedule.first, schedule.T)
 
-    first, earlier, began = len(log), log[-1].seconds if log else 0.0, time.perf_counter()
-    steps = tqdm(range(first, recipe.steps), initial=first, total=recipe.steps, desc="training", unit="step")
-    with steps, torch.random.fork_rng():
-        for step in steps:
-            step_seed = (recipe.seed * 1_000_003 + step + 1) % 2**32
-            torch.manual_seed(step_seed ^ 0x5EED)  # for dropout
-            draw = torch.Generator().manual_seed(step_seed)
-            at = _batch(step, recipe, len(images)).to(device)
-            t = stratified_times(recipe.batch, recipe.T, draw)
-            eps = torch.randn(recipe.batch, *images.shape[1:], generator=draw).to(device)
-            dropped = torch.rand(recipe.batch, generator=draw).to(device) < recipe.label_dropout
-            label = labels[at].masked_fill(dropped, net.classes) if net.classes else None
+    earlier, began = log[-1].seconds if log else 0.0, time.perf_counter()
+    for step in range(len(log), recipe.steps):
+        step_seed = (recipe.seed * 1_000_003 + step + 1) % 2**32
+        draw = torch.Generator().manual_seed(step_seed)
+        at = _batch(step, recipe, len(images))
+        t, weight = draw_times(draw), torch.ones(recipe.batch)
+        if history is not None:
+            t, weight = weighted_times(history.probabilities(), recipe.batch, draw)
+        eps = torch.randn(recipe.batch, *images.shape[1:], generator=draw)
+        dropped = torch.rand(recipe.batch, generator=draw) < recipe.label_dropout
+        x0 = images[at.to(place.device)]
+        if recipe.dequantise:
+            x0 = dequantise(x0, draw)
+        if recipe.flip:
+            turned = torch.rand(recipe.batch, generator=draw).to(place.device) < 0.5
+            x0 = torch.where(turned[:, None, None, None], x0.flip(3), x0)
+        at, dropped, eps, weight = (each[mine].to(place.device) for each in (at, dropped, eps, weight))
+        label = labels[at].masked_fill(dropped, net.classes) if net.classes else None
 
-            lr = learning_rate(step, recipe)
-            for group in optimiser.param_groups:
-                group["lr"] = lr
-            loss = simple(partial(net, label=label), prediction, schedule, images[at], t, eps).mean()
+        lr = learning_rate(step, recipe)
+        for group in optimiser.param_groups:
+            group["lr"] = lr
+        with torch.random.fork_rng():
+            torch.manual_seed((step_seed ^ 0x5EED) + place.rank)  # for dropout
+            losses = objective(partial(asked, label=label), prediction, schedule, x0[mine], t[mine], eps)
+            loss = (weight * losses).mean()
             optimiser.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
-            grad_norm = torch.nn.utils.clip_grad_norm_(net.parameters(), recipe.clip)
-            seconds = time.perf_counter() - began
-            entry = Log(step, loss.item(), lr, grad_norm.item(), earlier + seconds)
-            if not math.isfinite(entry.loss + entry.grad_norm):
-                raise FloatingPointError(
-                    f"loss {entry.loss} and gradient norm {entry.grad_norm} at step {step} (lr {lr:.2g}, "
-                    f"{images.dtype}): lower lr, lengthen warmup or look at the data; the last checkpoint is kept"
-                )
-            optimiser.step()
-            update_ema(ema, net, step, recipe.ema)
-            log.append(entry)
+        grad_norm = torch.nn.utils.clip_grad_norm_(net.parameters(), recipe.clip)
+        entry = Log(step, place.mean(loss.detach()).item(), lr, grad_norm.item(), earlier + time.perf_counter() - began)
+        if not math.isfinite(entry.loss + entry.grad_norm):
+            yield entry  # to be logged
+            raise FloatingPointError(
+                f"loss {entry.loss} and gradient norm {entry.grad_norm} at step {step} (lr {lr:.2g}, {images.dtype}): "
+                "lower lr, lengthen warmup or look at the data; the last checkpoint is kept"
+            )
+        if history is not None:
+            history.add(t, losses.detach())
+        optimiser.step()
+        update_ema(ema, net, step, recipe.ema)
+        yield entry
 
-            if step % 10 == 9:
-                recent = [entry.loss for entry in log[-100:]]
-                speed = (step + 1 - first) * recipe.batch / seconds
-                steps.set_postfix_str(f"loss {sum(recent) / len(recent):.4f}, {speed:.0f} images/s")
-            done, end = step + 1, step + 1 == recipe.steps
-            if folder is not None and (done % save_every == 0 or end):
-                _save(folder, recipe, net, ema, optimiser, log)
-            if folder is not None and (done % (4 * save_every) == 0 or end):
-                _picture(folder / f"samples-{done:06d}.png", recipe, data, net, ema)
-    return Trained(net.eval(), ema.eval(), log)
+
+def _keep(folder: Path, recipe: Recipe, data: Images, run: Run, log: Sequence[Log], save_every: int) -> None:
+    """Every `save_every` steps and at the end the log and a checkpoint; every fourth time pictures, too."""
+    done = len(log)
+    end, bad = done == recipe.steps, not math.isfinite(log[-1].loss + log[-1].grad_norm)
+    if done % save_every and not end and not bad:
+        return
+    new = done % save_every or save_every
+    append(folder / "log.csv", Log._fields, log[-new:])
+    if bad:
+        return
+    state = {
+        "recipe": asdict(recipe),
+        "optimiser": run.optimiser.state_dict(),
+        "history": None if run.history is None else (run.history.losses, run.history.count),
+    }
+    save(folder, done, {"net": run.net.state_dict(), "ema": run.ema.state_dict()}, state)
+    if done % (4 * save_every) == 0 or end:
+        _picture(folder / f"samples-{done:06d}.png", recipe, data, run)
+        plots.save(plots.training(log), folder / "curves.png")
 
 
 def train_classifier(recipe: ClassifierRecipe, data: Images) -> NoisyClassifier:
@@ -177,6 +253,12 @@ def stratified_times(batch: int, T: int, generator: torch.Generator) -> Tensor:
     return (1 + (u.double() * T).floor()).clamp(max=T)
 
 
+def stratified_moments(batch: int, first: float, last: float, generator: torch.Generator) -> Tensor:
+    """As `stratified_times`, on an SDE: real times in [first, last], (batch,) float64."""
+    u = (torch.arange(batch) + torch.rand(batch, generator=generator, dtype=torch.float64)) / batch
+    return first + (last - first) * u
+
+
 def learning_rate(step: int, recipe: Recipe) -> float:
     """A linear rise over the warm-up (never 0), then a half cosine down to 0; all of it again after a restart."""
     start, end = (recipe.restart, recipe.steps) if step >= recipe.restart else (0, recipe.restart)
@@ -186,13 +268,18 @@ def learning_rate(step: int, recipe: Recipe) -> float:
     return recipe.lr * warm * 0.5 * (1 + math.cos(math.pi * gone))
 
 
+def ema_decay(step: int, largest: float) -> float:
+    """The average's decay at a step: (1 + step) / (10 + step), up to `largest`."""
+    return min(largest, (1 + step) / (10 + step))
+
+
 @torch.no_grad()
 def update_ema(ema: torch.nn.Module, net: torch.nn.Module, step: int, decay: float) -> None:
-    """Move the average towards the network; the decay rises as (1 + step) / (10 + step) up to `decay`.
+    """Move the average towards the network; the decay rises up to `decay`, see `ema_decay`.
 
     Without that warm-up the random first weights stay in the average: 0.999^3000 of them is still 5 percent.
     """
-    weight = 1 - min(decay, (1 + step) / (10 + step))
+    weight = 1 - ema_decay(step, decay)
     torch._foreach_lerp_(list(ema.parameters()), list(net.parameters()), weight)
 
 
@@ -203,50 +290,45 @@ def _batch(step: int, recipe: Recipe | ClassifierRecipe, n: int) -> Tensor:
     return order[i * recipe.batch : (i + 1) * recipe.batch]
 
 
-def _save(folder: Path, recipe: Recipe, net: UNet, ema: UNet, optimiser: torch.optim.Optimizer, log: list[Log]) -> None:
-    """Write the checkpoint, whole, and the log."""
-    content = {
-        "recipe": asdict(recipe),
-        "net": net.state_dict(),
-        "ema": ema.state_dict(),
-        "optimiser": optimiser.state_dict(),
-        "log": [tuple(entry) for entry in log],
-    }
-    with replacing(folder / "checkpoint.pt") as part:
-        torch.save(content, part)
-    with (folder / "log.csv").open("w", newline="") as file:
-        csv.writer(file).writerows([Log._fields, *log])
-
-
-def _picture(path: Path, recipe: Recipe, data: Images, net: UNet, ema: UNet) -> None:
+def _picture(path: Path, recipe: Recipe, data: Images, run: Run) -> None:
     """One fixed-seed grid, to see a run improve: two rows of the raw network, two of the average."""
-    schedule, times = recipe.schedule(), uniform_times(recipe.T, min(25, recipe.T))
-    shape, labels, rows = data.train.shape[1:], metrics.balanced_labels(20, net.classes), []
-    for weights in (net, ema):
+    schedule, times = recipe.schedule(), recipe.times(25)
+    shape, labels, rows = data.train.shape[1:], metrics.balanced_labels(20, run.net.classes), []
+    for weights in (run.net, run.ema):
         eval_net = copy.deepcopy(weights).cpu().eval()
-        eps_net = as_eps(eval_net, recipes.PREDICTIONS[recipe.prediction], schedule)
-        rows.append(metrics.sample(eps_net, schedule, 20, shape, times, 0, labels))
+        rows.append(metrics.sample(recipe.as_eps(eval_net), schedule, 20, shape, times, 0, labels))
     plots.save(plots.grid(torch.cat(rows)), path)
 
 
-def _resume(folder: Path, recipe: Recipe, net: UNet, ema: UNet, optimiser: torch.optim.Optimizer) -> list[Log]:
-    """Load the folder's checkpoint, if it has one, and answer the log so far."""
-    path = folder / "checkpoint.pt"
-    if not path.exists():
+def _resume(folder: Path, recipe: Recipe, run: Run) -> list[Log]:
+    """Load the folder's checkpoint, if it has one, and answer the log so far, which is cut to its length."""
+    kept = load(folder)
+    if kept is None:
+        (folder / "log.csv").unlink(missing_ok=True)
         return []
-    try:
-        content = torch.load(path, weights_only=True, map_location="cpu")
-    except Exception as error:
-        raise ValueError(f"{path} is damaged ({type(error).__name__}): delete it to start over") from error
-    if content["recipe"] != asdict(recipe):
+    if Recipe(**kept.state["recipe"]) != recipe:
         raise ValueError(f"{folder} holds a run of another recipe: choose another folder, or delete it")
-    net.load_state_dict(content["net"])
-    ema.load_state_dict(content["ema"])
-    optimiser.load_state_dict(content["optimiser"])
-    return [Log(*entry) for entry in content["log"]]
+    run.net.load_state_dict(kept.weights["net"])
+    run.ema.load_state_dict(kept.weights["ema"])
+    run.optimiser.load_state_dict(kept.state["optimiser"])
+    if run.history is not None:
+        run.history.losses, run.history.count = kept.state["history"]
+    log = read_log(folder)[: kept.steps]
+    if len(log) < kept.steps:
+        raise ValueError(f"{folder / 'log.csv'} is shorter than its checkpoint: delete the folder to start over")
+    with replacing(folder / "log.csv") as part:
+        append(part, Log._fields, log)
+    return log
 
 
-def train_recipe(name: str, folder: Path, steps: int | None = None) -> None:
+def read_log(folder: Path) -> list[Log]:
+    """The log of a run, as far as it is whole; FileNotFoundError if there is none."""
+    with (folder / "log.csv").open(newline="", encoding="utf-8") as file:
+        rows = [row for row in csv.DictReader(file) if None not in row.values() and None not in row]
+    return [Log(int(row["step"]), *(float(row[name]) for name in Log._fields[1:])) for row in rows]
+
+
+def train_recipe(name: str, folder: Path, steps: int | None = None, place: Place | None = None) -> None:
     """Make the model `name` anew: train it, measure it, and write weights and card to `folder`.
 
     ValueError for a name that has no recipe. `steps` shortens a diffusion model's run, for a first look.
@@ -263,11 +345,24 @@ def train_recipe(name: str, folder: Path, steps: int | None = None) -> None:
     if name not in recipes.RECIPES:
         raise unknown("recipe", name, [*recipes.RECIPES, *recipes.RECOGNISERS, *recipes.CLASSIFIERS])
     recipe = recipes.RECIPES[name]
-    if steps is not None:
-        recipe = replace(recipe, steps=steps)
-    data = DATASETS[recipe.data]()
-    zoo.load_recogniser(f"{data.name}-recogniser")  # needed at the end: better missed now
-    trained = train(recipe, data, folder)
+    _train_diffusion(
+        name, recipe if steps is None else replace(recipe, steps=steps), DATASETS[recipe.data](), folder, place
+    )
+
+
+def train_images(images: Path, size: int, folder: Path, steps: int | None = None, place: Place | None = None) -> None:
+    """Train on a folder of one's own images, see `folder.folder`; the model in `folder` is named as that is."""
+    data = own_images(images, size)
+    recipe = recipes.for_images(data.name, data.train.shape[1], size, len(data.classes), len(data.train))
+    _train_diffusion(
+        folder.resolve().name, recipe if steps is None else replace(recipe, steps=steps), data, folder, place
+    )
+
+
+def _train_diffusion(name: str, recipe: Recipe, data: Images, folder: Path, place: Place | None) -> None:
+    trained = train(recipe, data, folder, place=place)
+    if place is not None and not place.leads:
+        return
     card = {
         "kind": "diffusion",
         "recipe": asdict(recipe),
@@ -287,26 +382,35 @@ def measure(name: str, folder: Path, data: Images) -> None:
     """Measure a model as it lies in `folder`, in half precision, and write the results into its card."""
     net, card = zoo.load_network(name, folder)
     eps_net, schedule = zoo.load(name, folder)
+    recipe = Recipe(**card["recipe"])
 
-    times = [1, 10, 50, *range(100, schedule.T + 1, 100)]
+    steps = recipe.T or 1000
+    times = [t / steps * schedule.T for t in (1, 10, 50, *range(100, steps + 1, 100))]
     table = eps_by_level(eps_net, schedule, data, times, labelled=net.classes > 0)
-    print("eps error by noise level (doing nothing: 1)\n" + " ".join(f"{t:>9}" for t in ["t", *times]))
+    print(
+        "eps error by noise level (doing nothing: 1)\n" + " ".join(f"{t:>9}" for t in ["t", *(f"{t:g}" for t in times)])
+    )
     for label, row in table.items():
         print(f"{label:>9} " + " ".join(f"{v:9.4f}" for v in row.tolist()))
     plots.save(plots.loss_by_level(times, table), folder / "loss-by-level.png")
 
-    settings: metrics.Settings = {"weights": "ema", "sampler": "ancestral", "steps": min(50, schedule.T), "seed": 0}
-    grid, labels = uniform_times(schedule.T, min(50, schedule.T)), metrics.balanced_labels(2000, net.classes)
-    samples = metrics.sample(eps_net, schedule, 2000, data.train.shape[1:], grid, 0, labels)
+    known = f"{data.name}-recogniser" in zoo.names()
+    grid, n = recipe.times(50), 2000 if known else 200
+    labels = metrics.balanced_labels(n, net.classes)
+    settings: metrics.Settings = {"weights": "ema", "sampler": "ancestral", "steps": len(grid) - 1, "seed": 0}
+    samples = metrics.sample(eps_net, schedule, n, data.train.shape[1:], grid, 0, labels)
     plots.save(plots.grid(samples[:100]), folder / "samples.png")
-    results = metrics.quality(zoo.load_recogniser(f"{data.name}-recogniser"), data, samples, labels, settings)
+    if known:
+        results = metrics.quality(zoo.load_recogniser(f"{data.name}-recogniser"), data, samples, labels, settings)
+    else:
+        results = metrics.guards(data, samples, settings)
     for result in results:
         print(f"{result.metric:>12}: {result.value:.3f} +- {result.error:.3f} of what real images reach")
     zoo.save(name, net, card | {"metrics": [asdict(result) for result in results]}, folder)
 
 
 def eps_by_level(
-    eps_net: Network, schedule: Discrete, data: Images, times: Sequence[float], labelled: bool = True
+    eps_net: Network, schedule: Schedule, data: Images, times: Sequence[float], labelled: bool = True
 ) -> dict[str, Tensor]:
     """The eps error of a network on training and test images, beside the training set's own optimum."""
     n = min(256, len(data.test))

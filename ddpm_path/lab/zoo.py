@@ -8,7 +8,7 @@ from typing import Any
 from safetensors import SafetensorError
 from safetensors.torch import load as unpack
 from safetensors.torch import save as pack
-from torch import nn
+from torch import Tensor, nn
 
 from ddpm_path.classifier import NoisyClassifier
 from ddpm_path.lab.datasets import DATA
@@ -17,8 +17,8 @@ from ddpm_path.lab.files import replacing
 from ddpm_path.lab.metrics import Recogniser
 from ddpm_path.lab.published import classifier_from_published, from_published
 from ddpm_path.lab.recipes import PREDICTIONS, ClassifierRecipe, Recipe
-from ddpm_path.losses import Network, as_eps
-from ddpm_path.schedule import Discrete
+from ddpm_path.losses import Network, as_learned, on_clock
+from ddpm_path.schedule import Schedule
 from ddpm_path.unet import UNet
 
 __all__ = [
@@ -43,6 +43,17 @@ def names(folder: Path = ZOO) -> list[str]:
     return sorted(path.stem for path in folder.glob("*.json"))
 
 
+def find(name: str) -> tuple[str, Path]:
+    """A model's name and folder, from either a shipped model's name or a folder that `train` wrote one to."""
+    path = Path(name)
+    if name in names() or not path.is_dir():
+        return name, ZOO
+    found = names(path)
+    if len(found) != 1:
+        raise ValueError(f"{path} holds {len(found)} models; name a folder with one, as `train --out` leaves it")
+    return found[0], path
+
+
 def card(name: str, folder: Path = ZOO) -> Card:
     """A model's card: its recipe, data, seed, time, device and metrics. ValueError for an unknown name."""
     path = folder / f"{name}.json"
@@ -61,11 +72,11 @@ def load_network(name: str, folder: Path = ZOO) -> tuple[UNet, Card]:
     if content["kind"] != "diffusion":
         raise ValueError(f"{name!r} is a {content['kind']}, not a diffusion model: use load_{content['kind']}")
     net = Recipe(**content["recipe"]).network()
-    _fill(net, name, content, folder)
+    _fill(net, name, folder)
     return net, content
 
 
-def load(name: str, folder: Path = ZOO) -> tuple[Network, Discrete]:
+def load(name: str, folder: Path = ZOO) -> tuple[Network, Schedule]:
     """A noise predictor, net(x, t, label=None) -> eps, and the schedule that it was trained on.
 
     Labels are class indices (B,); leave them out for the null label. ValueError for an unknown name, and if the
@@ -73,8 +84,20 @@ def load(name: str, folder: Path = ZOO) -> tuple[Network, Discrete]:
     """
     net, content = load_network(name, folder)
     recipe = Recipe(**content["recipe"])
+    return recipe.as_eps(net), recipe.schedule()
+
+
+def load_learned(name: str, folder: Path = ZOO) -> tuple[Network, Schedule]:
+    """A network that learned its variance, net(x, t, label=None) -> (eps, o) in twice the channels, and its schedule.
+
+    For `ancestral_learned` and `learned_reverse`; `load` answers its eps alone. ValueError also for a model without.
+    """
+    net, content = load_network(name, folder)
+    recipe = Recipe(**content["recipe"])
+    if not recipe.learned:
+        raise ValueError(f"{name!r} learned no variance: use load, and `ancestral` with a fixed one")
     schedule = recipe.schedule()
-    return as_eps(net, PREDICTIONS[recipe.prediction], schedule), schedule
+    return as_learned(on_clock(net, recipe.T / schedule.T), PREDICTIONS[recipe.prediction], schedule), schedule
 
 
 def load_recogniser(name: str, folder: Path = ZOO) -> Recogniser:
@@ -83,18 +106,18 @@ def load_recogniser(name: str, folder: Path = ZOO) -> Recogniser:
     if content["kind"] != "recogniser":
         raise ValueError(f"{name!r} is a {content['kind']} model, not a classifier of real images: use load")
     net = Recogniser(**content["recipe"]["net"])
-    _fill(net, name, content, folder)
+    _fill(net, name, folder)
     return net
 
 
-def load_classifier(name: str, folder: Path = ZOO) -> tuple[NoisyClassifier, Discrete]:
+def load_classifier(name: str, folder: Path = ZOO) -> tuple[NoisyClassifier, Schedule]:
     """A classifier of noisy images, to guide with, and the schedule whose times it knows: the guided model's."""
     content = card(name, folder)
     if content["kind"] != "classifier":
         raise ValueError(f"{name!r} is a {content['kind']} model, not a classifier of noisy images: it has no t")
     recipe = ClassifierRecipe(**content["recipe"])
     net = recipe.network()
-    _fill(net, name, content, folder)
+    _fill(net, name, folder)
     return net, recipe.schedule()
 
 
@@ -108,20 +131,27 @@ def save(name: str, net: nn.Module, content: Card, folder: Path) -> None:
         part.write_text(json.dumps(content | {"sha256": _digest(packed)}, indent=2) + "\n", encoding="utf-8")
 
 
-def _fill(net: nn.Module, name: str, content: Card, folder: Path) -> None:
-    path = folder / f"{name}.safetensors"
+def verify(name: str, folder: Path = ZOO) -> dict[str, Tensor]:
+    """A model's tensors as they lie on disk; ValueError unless they are what its card says."""
+    content, path = card(name, folder), folder / f"{name}.safetensors"
     packed = path.read_bytes() if path.exists() else b""
     if _digest(packed) != content["sha256"]:
         what = "is damaged (its SHA-256 is not its card's)" if packed else "is missing"
         raise ValueError(f"{path} {what}: fetch it again, or make it anew with `python -m ddpm_path train {name}`")
     try:
-        weights = unpack(packed)
+        return unpack(packed)
     except SafetensorError as error:
         raise ValueError(f"{path} is not a safetensors file: {error}") from error
+
+
+def _fill(net: nn.Module, name: str, folder: Path) -> None:
+    weights = verify(name, folder)
     expected = {key for key, value in net.state_dict().items() if value.is_floating_point()}
     if weights.keys() != expected:
         odd = sorted(weights.keys() ^ expected)[0]
-        raise ValueError(f"{path} does not fit its card's network: tensor {odd!r} is in one of the two only")
+        raise ValueError(
+            f"{folder / name}.safetensors does not fit its card's network: tensor {odd!r} is in one of the two only"
+        )
     net.load_state_dict({key: value.float() for key, value in weights.items()}, strict=False)
     net.eval().requires_grad_(False)
 

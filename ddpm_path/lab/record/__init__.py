@@ -1,17 +1,19 @@
 """Every claim on record, in the path's order: its protocol, written before it was measured, and the outcome."""
 
-from ddpm_path.lab.record import ddim, ddpm, diffusion_unet, early, guided, improved, pndm, score, unet
+from ddpm_path.lab.record import convnet, ddim, ddpm, early, free, guided, improved, pndm, score, sde, unet
 from ddpm_path.lab.record.claim import Claim, State
 
 CLAIMS: tuple[Claim, ...] = (
     *early.CLAIMS,
     *ddpm.CLAIMS,
     *score.CLAIMS,
+    *sde.CLAIMS,
+    *convnet.CLAIMS,
     *unet.CLAIMS,
-    *diffusion_unet.CLAIMS,
     *ddim.CLAIMS,
     *improved.CLAIMS,
     *guided.CLAIMS,
+    *free.CLAIMS,
     *pndm.CLAIMS,
 )
 

@@ -1,0 +1,60 @@
+"""Claims of 14_classifier_free_guidance."""
+
+from ddpm_path.lab.record.claim import Claim
+
+_GUIDED = (
+    "Model: `digits` of the zoo, labels 0, 1, ..., 9, 0, ...; `classifier_free_batched`, then `clip_x0`; DDIM, 10 "
+    "steps of `uniform_times` from T, the same latents (seed 0) at the scales 1, 1.5, 2, 3, 4 and 8. The large table "
+    "(benchmarks/guidance.md) decides: 2,000 latents, and 500 of `mnist` beside them. The notebook, in its time: 80 "
+    "latents. "
+)
+
+CLAIMS: tuple[Claim, ...] = (
+    Claim(
+        "free-recognised",
+        "14_classifier_free_guidance",
+        "Guidance buys fidelity: at a larger scale more samples are recognised as what was asked for [Ho "
+        "2022, sec. 4, table 1: the inception score rises with w]",
+        _GUIDED + "Recognised: seen as its own class with confidence above 0.9 by `digits-recogniser`. Margin: "
+        "recognised share at scale 3 - at scale 1. Its standard error: of the paired difference, over latents.",
+    ),
+    Claim(
+        "free-coverage",
+        "14_classifier_free_guidance",
+        "Guidance pays with diversity: at a large scale the samples cover less of the data [Ho 2022, sec. 4, figure 1]",
+        _GUIDED + "Coverage: the share of the test images' neighbourhoods (pixels, 5 neighbours) that samples reach. "
+        "Margin: coverage at scale 1 - at scale 8. Its standard error: from 200 bootstrap draws of latents, the same "
+        "for both.",
+    ),
+    Claim(
+        "free-against-classifier",
+        "14_classifier_free_guidance",
+        "Without a classifier the trade is no worse than with one: at equal coverage as many samples are recognised "
+        "[Ho 2022, sec. 5]",
+        _GUIDED + "Against it the same conditional model guided by `digits-classifier` of the zoo at the scales s - 1, "
+        "which with exact models would be the same (the notebook: s = 1.5, 3 and 8). Both curves, recognised over "
+        "coverage, are read off by linear interpolation half way between the coverage at s = 1, where they start "
+        "together, and the larger of their two coverages at s = 8. Difference: classifier-free - classifier; its "
+        "standard error e from 200 bootstrap draws of latents, the same for both. Margin: the upper end of the "
+        "interval, difference + 2 e, so that it holds unless classifier-free is clearly worse; standard error 0, since "
+        "the interval is in the margin.",
+    ),
+    Claim(
+        "free-dynamic",
+        "14_classifier_free_guidance",
+        "At a large scale dynamic thresholding draws better samples than clipping, which saturates pixels [Saharia "
+        "2022, sec. 2.3]",
+        _GUIDED + "Scale 8; `threshold_x0` at the percentile 0.995 in the place of `clip_x0`. Difference: the kernel "
+        "distance to the test images, in the recogniser's features, of clipped samples - of thresholded ones. Margin: "
+        "that; its standard error: from 200 bootstrap draws of latents, the same for both.",
+    ),
+    Claim(
+        "free-interval",
+        "14_classifier_free_guidance",
+        "Guidance in the middle noise levels alone draws better samples than guidance at all of them, and in fewer "
+        "network calls [Kynkaanniemi 2024, abstract]",
+        _GUIDED + "Scale 4; the interval is the paper's for ImageNet, std / scale from 0.28 to 2.9, and not tuned. "
+        "Margin: the kernel distance to the test images, in the recogniser's features, of samples guided everywhere - "
+        "of those guided in the interval; its standard error: from 200 bootstrap draws of latents, the same for both.",
+    ),
+)
