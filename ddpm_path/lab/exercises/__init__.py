@@ -5,6 +5,7 @@ from ddpm_path.lab.exercises.classifier_guidance import CLASS_GRADIENT, GUIDED_E
 from ddpm_path.lab.exercises.convnet import BORDER_WEIGHTS, OVERLAP, TRANSPOSED, UNET_SIZE
 from ddpm_path.lab.exercises.ddim import SLERP, STEP_OF_ETA
 from ddpm_path.lab.exercises.ddpm import MARGINAL_FROM_CHAIN, MEAN_FROM_EPS, POSTERIOR_MEAN, TRAINING_PAIR
+from ddpm_path.lab.exercises.diffusion_unet import EMBEDDING_OF_TIME, MANY_HEADS
 from ddpm_path.lab.exercises.early import BIT_MARGINAL, GAUSSIAN_PRODUCT
 from ddpm_path.lab.exercises.free import DROPPED_CONDITION, DYNAMIC_THRESHOLD
 from ddpm_path.lab.exercises.improved import IMPORTANCE_WEIGHTS, LEARNED_VARIANCE
@@ -33,6 +34,8 @@ EXERCISES: tuple[Exercise, ...] = (
     BORDER_WEIGHTS,
     OVERLAP,
     TRANSPOSED,
+    EMBEDDING_OF_TIME,
+    MANY_HEADS,
     STEP_OF_ETA,
     SLERP,
     LEARNED_VARIANCE,
@@ -54,6 +57,7 @@ __all__ = [
     "CORRECTED",
     "DROPPED_CONDITION",
     "DYNAMIC_THRESHOLD",
+    "EMBEDDING_OF_TIME",
     "EXERCISES",
     "GAUSSIAN_PRODUCT",
     "GUIDED_EPS",
@@ -62,6 +66,7 @@ __all__ = [
     "KL_OF_NORMALS",
     "LANGEVIN_UPDATE",
     "LEARNED_VARIANCE",
+    "MANY_HEADS",
     "MARGINAL_FROM_CHAIN",
     "MEAN_FROM_EPS",
     "MULTISTEP_WEIGHTS",
