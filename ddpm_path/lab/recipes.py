@@ -270,14 +270,14 @@ RECIPES: dict[str, Recipe] = {
         prediction="eps",
     ),
 }
-TINY: dict[str, int | float | list[int]] = SMALL | {"widths": [8, 16], "heads": 1, "groups": 4}
+PLAIN: dict[str, int | float | list[int]] = SMALL | {"widths": [8, 16], "heads": 1, "groups": 4}
 CHOICES: dict[str, dict[str, int | float | list[int]]] = {  # ADM's, one changed at a time: benchmarks/adm_choices.py
-    "base": TINY,
-    "added": TINY | {"scale_shift": False},
-    "heads": TINY | {"heads": 4},
-    "attention": TINY | {"attention": [0, 1]},
-    "resampling": TINY | {"residual_resampling": True},
-    "rescaling": TINY | {"rescale": 0.5**0.5},
+    "base": PLAIN,
+    "added": PLAIN | {"scale_shift": False},
+    "heads": PLAIN | {"heads": 4},
+    "attention": PLAIN | {"attention": [0, 1]},
+    "resampling": PLAIN | {"residual_resampling": True},
+    "rescaling": PLAIN | {"rescale": 0.5**0.5},
 }
 
 
