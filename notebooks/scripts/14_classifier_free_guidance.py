@@ -194,7 +194,7 @@ claims.measure("free-against-classifier", better[0] + 2 * better[1:].std(), 0.0,
 # %% [markdown]
 # **You should see** that a little guidance is free: at 1.5 doubt falls a hundredfold and coverage rises, as slips are
 # mended. Beyond, coverage is the price. The classifier pays at once, for less. More samples, and MNIST:
-# `benchmarks/guidance.md`.
+# `benchmarks/guidance.py`.
 #
 # ## Out of range
 #
