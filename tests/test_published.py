@@ -1,10 +1,11 @@
-"""Published layouts, read: against diffusers, by a second map written here, from names and shapes listed in public code.
+"""Published layouts, read: against diffusers, by a second map written here, from a list of public names.
 
 No published file is at hand: weights are random, names and shapes are the published ones.
 """
 
 import json
 import math
+import os
 import re
 from pathlib import Path
 
@@ -40,6 +41,7 @@ ADM = {  # ADM's choices, small
     "upsample_type": "resnet",
     "resnet_time_scale_shift": "scale_shift",
     "attention_head_dim": 32,
+    "attn_norm_num_groups": 32,
     "out_channels": 6,
     "num_class_embeds": 10,
 }
@@ -96,7 +98,7 @@ def in_double(net, model, size, labels=None):
     share_embedding(net.double(), model.double())
     x, t, _ = inputs(size)
     own = net(x.double(), t) if labels is None else net(x.double(), t, labels)
-    return float((own - model(x.double(), t, labels).sample).abs().max())
+    return float((own - model(x.double(), t, labels).sample).detach().abs().max())
 
 
 # --- diffusers
@@ -400,14 +402,14 @@ class Bomb:
         self.path = path
 
     def __reduce__(self):
-        return (Path.touch, (self.path,))
+        return (os.mkdir, (str(self.path),))
 
 
 @pytest.mark.parametrize("suffix", [".pt", ".bin", ".pth"])
 def test_a_pickle_that_wants_to_run_code_is_refused_and_does_not_run(tmp_path, suffix):
     path, proof = tmp_path / f"model{suffix}", tmp_path / "ran"
     torch.save({"input_blocks.0.0.weight": Bomb(proof)}, path)
-    with pytest.raises(ValueError, match=r"is refused: its pickle wants to call pathlib\S*; weights are tensors"):
+    with pytest.raises(ValueError, match=r"is refused: its pickle wants to call \w+\.mkdir; weights are tensors"):
         zoo.from_published(path)
     assert not proof.exists()
     torch.load(path, weights_only=False)  # the bomb is live
@@ -438,11 +440,14 @@ def test_weights_of_another_architecture_are_named(tmp_path):
         zoo.classifier_from_published(tmp_path / "other.pt")
     with torch.random.fork_rng():
         text = UNet2DConditionModel(
-            16, 3, 3, block_out_channels=(32, 64), layers_per_block=1, cross_attention_dim=8, attention_head_dim=4,
-            down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-        )  # fmt: skip
+            block_out_channels=(32, 64),
+            down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+            up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+            layers_per_block=1,
+            cross_attention_dim=8,
+        )
     text.save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="config.json has|does not fit"):
+    with pytest.raises(ValueError, match=r"config\.json has mid_block_type = 'UNetMidBlock2DCrossAttn'"):
         zoo.from_published(tmp_path / "diffusion_pytorch_model.safetensors")
 
 
@@ -489,6 +494,7 @@ def test_diffusers_layout_wants_a_config_that_is_understood(tmp_path):
         ({"act_fn": "gelu"}, "act_fn = 'gelu': only 'silu'"),
         ({"mid_block_scale_factor": 1.4}, "mid_block_scale_factor = 1.4"),
         ({"time_embedding_type": "fourier"}, "time_embedding_type = 'fourier'"),
+        ({"attn_norm_num_groups": 16}, "attn_norm_num_groups = 16"),
         ({"freq_shift": 1}, "flip_sin_to_cos, freq_shift"),
     ):
         beside.write_text(json.dumps(config | changes))

@@ -3,7 +3,19 @@ import torch
 from diffusers.models.embeddings import get_timestep_embedding
 from helpers import seeded
 
-from ddpm_path.unet import Attention, ResBlock, UNet, time_embedding, zero
+from ddpm_path.unet import (
+    Attention,
+    Double,
+    Halve,
+    ResBlock,
+    UNet,
+    adm,
+    double,
+    halve,
+    improved_time_embedding,
+    time_embedding,
+    zero,
+)
 
 TIGHT = {"atol": 1e-5, "rtol": 1e-5}  # float32, a few dozen layers, values near 1
 
@@ -46,6 +58,16 @@ def test_ho2020_time_embedding_equals_diffusers(dim):
     torch.testing.assert_close(time_embedding(t.double(), dim), time_embedding(t, dim))
 
 
+@pytest.mark.parametrize("dim", [8, 48, 192])
+def test_nichol2021_time_embedding_equals_diffusers_in_the_other_order(dim):
+    t = torch.tensor([0.0, 0.25, 1.0, 500.0, 999.75])
+    true = get_timestep_embedding(t, dim, flip_sin_to_cos=True, downscale_freq_shift=0)
+    torch.testing.assert_close(improved_time_embedding(t, dim), true, atol=6e-5, rtol=0)  # float32 angles up to 1,000
+    exact = t.double()[:, None] * 10000.0 ** -(torch.arange(dim // 2).double() / (dim // 2))
+    exact = torch.cat([exact.cos(), exact.sin()], 1)
+    torch.testing.assert_close(improved_time_embedding(t, dim).double(), exact, atol=6e-5, rtol=0)
+
+
 def test_vaswani2017_time_embedding_starts_at_frequency_1_and_ends_at_one_over_10000():
     angles = torch.tensor([0.3, 3e-5])
     emb = time_embedding(torch.tensor([0.3]), 10)[0]
@@ -80,6 +102,72 @@ def test_dhariwal2021_sec3_adaptive_group_norm_spelled_out():
     y_s, y_b = block.condition(cond)[:, :32], block.condition(cond)[:, 32:]
     h = group_norm(h, block.norm2) * (1 + y_s[:, :, None, None]) + y_b[:, :, None, None]
     torch.testing.assert_close(block(x, cond), block.skip(x) + block.conv2(silu(h)), **TIGHT)
+
+
+def test_ho2020_added_condition_spelled_out():
+    """h = conv1(silu(norm1 x)) + W cond, then silu(norm2 h) and the second convolution."""
+    block, x, cond = shaken(ResBlock(16, 32, 8, 4, 0.0, scale_shift=False)), images(channels=16), torch.randn(3, 8)
+    h = (
+        block.conv1(torch.nn.functional.silu(block.norm1(x)))
+        + (cond @ block.condition.weight.T + block.condition.bias)[:, :, None, None]
+    )
+    right = block.skip(x) + block.conv2(torch.nn.functional.silu(block.norm2(h)))
+    torch.testing.assert_close(block(x, cond), right, **TIGHT)
+
+
+@pytest.mark.parametrize("out_channels", [16, 32])
+def test_brock2019_a_residual_block_resizes_between_activation_and_convolution_and_on_the_skip(out_channels):
+    x, cond = images(channels=16, size=4), torch.randn(3, 8)
+    means = x.view(3, 16, 2, 2, 2, 2).mean((3, 5))
+    copies = x[:, :, :, None, :, None].expand(3, 16, 4, 2, 4, 2).reshape(3, 16, 8, 8)
+    for resize, right, size in ((halve, means, 2), (double, copies, 8)):
+        fresh_block = ResBlock(16, out_channels, 8, 4, 0.0, resize=resize)
+        torch.testing.assert_close(fresh_block(x, cond), fresh_block.skip(right), **TIGHT)
+        block = shaken(fresh_block)
+        h = torch.nn.functional.silu(block.norm1(x))
+        h = (
+            h.view(3, 16, 2, 2, 2, 2).mean((3, 5))
+            if resize is halve
+            else h.repeat_interleave(2, 2).repeat_interleave(2, 3)
+        )
+        scale, shift = block.condition(cond)[:, :, None, None].chunk(2, 1)
+        h = block.norm2(block.conv1(h)) * (1 + scale) + shift
+        h = block.conv2(torch.nn.functional.silu(h))
+        torch.testing.assert_close(block(x, cond), block.skip(right) + h, **TIGHT)
+        assert h.shape[2:] == (size, size)
+
+
+def test_song2021_rescaled_sums():
+    x, cond = images(channels=16), torch.randn(3, 8)
+    block, attention = ResBlock(16, 16, 8, 4, 0.0, rescale=0.25), Attention(16, 8, 4, rescale=0.25)
+    for module, whole in ((block, lambda: block(x, cond)), (attention, lambda: attention(x))):
+        shaken(module)
+        small = whole()
+        module.rescale = 1.0
+        torch.testing.assert_close(small, 0.25 * whole(), **TIGHT)
+
+
+@pytest.mark.parametrize(("asymmetric", "first"), [(False, -1), (True, 0)])
+def test_ho2020_a_halving_convolution_spelled_out_where_its_padding_lies(asymmetric, first):
+    """TensorFlow's SAME puts all of the padding below and on the right: output i reads rows 2 i, 2 i + 1, 2 i + 2."""
+    conv, x = shaken(Halve(3, asymmetric)), images(n=1, channels=3, size=6)
+    out = torch.zeros(1, 3, 3, 3)
+    for i in range(3):
+        for j in range(3):
+            for a in range(3):
+                for b in range(3):
+                    row, column = 2 * i + first + a, 2 * j + first + b
+                    if 0 <= row < 6 and 0 <= column < 6:
+                        out[0, :, i, j] += conv.weight[:, :, a, b] @ x[0, :, row, column]
+    torch.testing.assert_close(conv(x), out + conv.bias[:, None, None], **TIGHT)
+
+
+def test_odena2016_a_doubling_convolution_repeats_pixels_first():
+    conv, x = shaken(Double(3)), images(channels=3, size=4)
+    right = torch.nn.functional.conv2d(
+        x.repeat_interleave(2, 2).repeat_interleave(2, 3), conv.weight, conv.bias, padding=1
+    )
+    torch.testing.assert_close(conv(x), right, **TIGHT)
 
 
 def test_dropout_acts_in_training_only():
@@ -152,6 +240,8 @@ def test_attention_edits_inside_the_network():
         {"widths": (16, 32, 48), "blocks": 2, "attention": (0, 2)},
         {"channels": 3, "out_channels": 6, "classes": 0},
         {"patch": 2, "channels": 3, "out_channels": 6},
+        {"scale_shift": False, "asymmetric": True, "heads": 1},
+        {"residual_resampling": True, "heads": 4, "rescale": 0.5, "embed": improved_time_embedding, "embedding": 12},
     ],
 )
 def test_ho2020_appB_a_fresh_network_answers_0_in_the_right_shape(changes):
@@ -188,7 +278,16 @@ def test_shuffling_the_batch_shuffles_the_answers():
     torch.testing.assert_close(net(x[order], t[order], label[order]), net(x, t, label)[order], **TIGHT)
 
 
-@pytest.mark.parametrize("changes", [{}, {"patch": 2, "blocks": 2, "attention": (0, 1)}, {"classes": 0}])
+VARIANTS = [
+    {},
+    {"patch": 2, "blocks": 2, "attention": (0, 1)},
+    {"classes": 0},
+    {"residual_resampling": True, "heads": 2},
+    {"scale_shift": False, "asymmetric": True},
+]
+
+
+@pytest.mark.parametrize("changes", VARIANTS)
 def test_every_parameter_is_used(changes):
     net = shaken(fresh(**changes))
     label = torch.tensor([0, 1, 2, 3]) if changes.get("classes", 3) else None
@@ -234,6 +333,60 @@ def test_a_pixel_comes_out_where_it_went_in():
     assert torch.equal(net(x, torch.ones(1)), x)
 
 
+@pytest.mark.parametrize("changes", [*VARIANTS, {"dropout": 0.5}])
+def test_checkpointing_changes_memory_not_gradients(changes):
+    x, t = images(n=4), torch.tensor([1.0, 20.0, 500.0, 1000.0])
+    gradients, kept = {}, {}
+    for checkpointing in (False, True):
+        net = shaken(fresh(checkpointing=checkpointing, **changes)).train()
+        torch.manual_seed(3)  # for dropout
+        kept[checkpointing] = 0
+
+        def pack(tensor, checkpointing=checkpointing):
+            kept[checkpointing] += tensor.numel()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            loss = net(x, t).square().sum()
+        loss.backward()
+        gradients[checkpointing] = [p.grad for p in net.parameters()]
+    torch.testing.assert_close(gradients[True], gradients[False])
+    assert kept[True] < 0.5 * kept[False]
+
+
+@pytest.mark.parametrize("changes", VARIANTS)
+def test_memory_format_changes_nothing_but_speed(changes):
+    net, x, t = shaken(fresh(**changes)), images(), torch.tensor([1.0, 500.0, 1000.0])
+    before = net(x, t)
+    torch.testing.assert_close(net.to(memory_format=torch.channels_last)(x, t), before, atol=1e-4, rtol=1e-4)
+
+
+def test_attention_copies_nothing_on_its_way_in_where_channels_are_last():
+    attention = Attention(32, 16, 8).to(memory_format=torch.channels_last)
+    x, seen = images(channels=32, size=4).to(memory_format=torch.channels_last), []
+    attention.qkv.register_forward_hook(lambda module, args, out: seen.append(out.data_ptr()))
+    attention.edit = lambda q, k, v: seen.append(q.data_ptr()) or v
+    attention(x)
+    assert seen[0] == seen[1]
+
+
+def test_heads_of_a_number_or_of_a_width():
+    for changes, heads in (({"heads": 4}, [4, 4, 4, 4]), ({"head_width": 8}, [4, 4, 4, 4]), ({"heads": 1}, [1] * 4)):
+        assert [m.heads for m in fresh(**changes).modules() if isinstance(m, Attention)] == heads
+    two = fresh(attention=(0, 1), head_width=8)
+    assert sorted(m.heads for m in two.modules() if isinstance(m, Attention)) == [2, 2, 2, 4, 4, 4, 4]
+
+
+def test_dhariwal2021_a_network_without_a_null_label_wants_labels():
+    net, x, t = fresh(null_label=False), images(), torch.ones(3)
+    assert net.label.weight.shape[0] == 3
+    net(x, t, 2)
+    with pytest.raises(ValueError, match="no null label: hand over labels from 0 to 2"):
+        net(x, t)
+    with pytest.raises(ValueError, match=r"labels are whole numbers from 0 to 2$"):
+        net(x, t, 3)
+
+
 # --- refusals
 
 
@@ -253,9 +406,22 @@ def test_images_of_another_kind_are_refused(x):
 
 
 def test_illegal_widths_are_refused():
-    for changes in ({"widths": (16, 36)}, {"widths": (16, 24)}):
+    for changes in ({"widths": (16, 36)}, {"widths": (16, 24)}, {"heads": 3}, {"groups": 12}):
         with pytest.raises(ValueError, match="must be divisible"):
             fresh(**changes)
+
+
+def test_impossible_networks_are_refused():
+    for changes, words in (
+        ({"widths": ()}, "one width or more"),
+        ({"attention": (2,)}, "indices of widths"),
+        ({"embedding": 7}, "even and at least 4"),
+        ({"asymmetric": True, "residual_resampling": True}, "leave `asymmetric` out"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            fresh(**changes)
+    with pytest.raises(ValueError, match="no network for 100 pixels: choose one of 64, 128, 256, 512"):
+        adm(100)
 
 
 def test_illegal_labels_are_refused():

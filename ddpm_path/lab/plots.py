@@ -132,6 +132,21 @@ def curves(x: Sequence[float], named: Mapping[str, Sequence[float]], xlabel: str
     return figure
 
 
+def maps(named: Mapping[str, Tensor], columns: int = 5, label: str = "") -> Figure:
+    """Arrays (H, W) as panels in colour, on one scale told by a bar with this label."""
+    lines, columns = -(-len(named) // columns), min(columns, len(named))
+    low, high = (float(f(torch.stack([f(panel) for panel in named.values()]))) for f in (torch.min, torch.max))
+    figure = Figure(figsize=(1.0 + 1.9 * columns, 2.1 * lines), layout="constrained")
+    row = figure.subplots(lines, columns, squeeze=False).flatten()
+    for axes, (title, panel) in zip(row, named.items(), strict=False):
+        image = axes.imshow(panel, vmin=low, vmax=high, interpolation="nearest")
+        axes.set_title(title, fontsize=9)
+    for axes in row:
+        axes.axis("off")
+    figure.colorbar(image, ax=row.tolist(), label=label, shrink=0.8)
+    return figure
+
+
 def labelled(lines: Mapping[str, Mapping[str, tuple[float, float]]], xlabel: str, ylabel: str) -> Figure:
     """Lines through points (x, y), each point with its own label beside it: a trade-off over a scale, say."""
     figure = Figure(figsize=(6, 3.4), layout="tight")

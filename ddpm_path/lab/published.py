@@ -136,7 +136,7 @@ def read(path: Path) -> Weights:
         try:
             weights = torch.load(path, weights_only=True, map_location="cpu")
         except pickle.UnpicklingError as error:
-            wanted = re.search(r"(?:GLOBAL|function|class) (\S+\.\S+)", str(error))
+            wanted = re.search(r"GLOBAL (\S+)", str(error))
             what = f"wants to call {wanted[1]}" if wanted else "is damaged, or holds more than tensors"
             raise ValueError(f"{path} is refused: its pickle {what}; weights are tensors and nothing else") from error
         except (RuntimeError, EOFError) as error:
@@ -352,7 +352,6 @@ SETTINGS: dict[str, Any] = {  # of UNet2DModel where config.json is silent, and 
     "mid_block_type": "UNetMidBlock2D",
     "mid_block_scale_factor": 1,
     "class_embed_type": None,
-    "attn_norm_num_groups": None,
     "add_attention": True,
 }
 SINUSOIDS: dict[tuple[bool, float], Embed] = {(False, 1): time_embedding, (True, 0): improved_time_embedding}
@@ -367,7 +366,9 @@ def _modern(weights: Weights) -> Weights:
 
 def _from_diffusers(weights: Weights, config: Mapping[str, Any]) -> tuple[UNet, Names]:
     """The network that such tensors and config.json belong to, without weights, and where the tensors go."""
-    for name, needed in SETTINGS.items():
+    groups = config.get("norm_num_groups", 32)
+    in_the_middle = {"attn_norm_num_groups": groups} if config.get("attn_norm_num_groups") else {}
+    for name, needed in (SETTINGS | in_the_middle).items():
         if config.get(name, needed) != needed:
             raise ValueError(f"config.json has {name} = {config[name]!r}: only {needed!r} is known here")
     sinusoids = (config.get("flip_sin_to_cos", True), config.get("freq_shift", 0))
@@ -390,7 +391,7 @@ def _from_diffusers(weights: Weights, config: Mapping[str, Any]) -> tuple[UNet, 
             head_width=head_width or 1,
             classes=len(weights.get("class_embedding.weight", ())),
             null_label=False,
-            groups=config.get("norm_num_groups", 32),
+            groups=groups,
             out_channels=_shape(weights, "conv_out.weight")[0],
             embed=SINUSOIDS[sinusoids],
             embedding=_shape(weights, "time_embedding.linear_1.weight")[1],

@@ -2,8 +2,10 @@
 
 from ddpm_path.lab.exercises.checking import Exercise, check
 from ddpm_path.lab.exercises.classifier_guidance import CLASS_GRADIENT, GUIDED_EPS
+from ddpm_path.lab.exercises.convnet import BORDER_WEIGHTS, OVERLAP, TRANSPOSED, UNET_SIZE
 from ddpm_path.lab.exercises.ddim import SLERP, STEP_OF_ETA
 from ddpm_path.lab.exercises.ddpm import MARGINAL_FROM_CHAIN, MEAN_FROM_EPS, POSTERIOR_MEAN, TRAINING_PAIR
+from ddpm_path.lab.exercises.diffusion_unet import EMBEDDING_OF_TIME, MANY_HEADS
 from ddpm_path.lab.exercises.early import BIT_MARGINAL, GAUSSIAN_PRODUCT
 from ddpm_path.lab.exercises.free import DROPPED_CONDITION, DYNAMIC_THRESHOLD
 from ddpm_path.lab.exercises.improved import IMPORTANCE_WEIGHTS, LEARNED_VARIANCE
@@ -28,6 +30,12 @@ EXERCISES: tuple[Exercise, ...] = (
     WEIGHTED_LOSS,
     SUB_VP_COEFFICIENTS,
     CORRECTED,
+    UNET_SIZE,
+    BORDER_WEIGHTS,
+    OVERLAP,
+    TRANSPOSED,
+    EMBEDDING_OF_TIME,
+    MANY_HEADS,
     STEP_OF_ETA,
     SLERP,
     LEARNED_VARIANCE,
@@ -43,11 +51,13 @@ EXERCISES: tuple[Exercise, ...] = (
 __all__ = [
     "BIN_LOG_PROB",
     "BIT_MARGINAL",
+    "BORDER_WEIGHTS",
     "BOUND_WEIGHT",
     "CLASS_GRADIENT",
     "CORRECTED",
     "DROPPED_CONDITION",
     "DYNAMIC_THRESHOLD",
+    "EMBEDDING_OF_TIME",
     "EXERCISES",
     "GAUSSIAN_PRODUCT",
     "GUIDED_EPS",
@@ -56,15 +66,19 @@ __all__ = [
     "KL_OF_NORMALS",
     "LANGEVIN_UPDATE",
     "LEARNED_VARIANCE",
+    "MANY_HEADS",
     "MARGINAL_FROM_CHAIN",
     "MEAN_FROM_EPS",
     "MULTISTEP_WEIGHTS",
+    "OVERLAP",
     "POSTERIOR_MEAN",
     "SLERP",
     "STEP_OF_ETA",
     "SUB_VP_COEFFICIENTS",
     "TRAINING_PAIR",
     "TRANSFER",
+    "TRANSPOSED",
+    "UNET_SIZE",
     "WEIGHTED_LOSS",
     "Exercise",
     "check",
