@@ -70,7 +70,7 @@ CLAIMS: tuple[Claim, ...] = (
         "of those guided in the interval; its standard error: from 200 bootstrap draws of latents, the same for both.",
         State.HOLDS,
         "27.5 everywhere, 8.0 in the interval, of 500; margin +19.5 +- 3.9, for 16 network evaluations an image "
-        "instead of 20, and no coverage lost. Unguided, -5.1 is best: these digits need no guidance. The notebook's 80 do not "
-        "decide: +15 +- 12." + _FEWER,
+        "instead of 20, and no coverage lost. Unguided, -5.1 is best: these digits need no guidance. The notebook's 80 "
+        "do not decide: +15 +- 12." + _FEWER,
     ),
 )
