@@ -230,7 +230,7 @@ def valid_output(size: int, depth: int = 4) -> int:
     border = 12 * step - 8
     if size > border and (size - border - 4) % step == 0:
         return size - border
-    least = border + 4
+    least = border + 3 % step + 1  # what is left is 4 modulo the step
     below = least + max(0, size - least) // step * step
     legal = [below] if size < below else [below, below + step]
     raise ValueError(

@@ -33,7 +33,8 @@ CLAIMS: tuple[Claim, ...] = (
         "12_improved_ddpm",
         "The same without L_0, whose floor on a flat background is lower for cosine by itself: its first noise, 0.006, "
         "is smaller than a grey level, linear's is not [Nichol 2021, sec. 3.2]",
-        "As `improved-cosine-bits`, but the last term, L_0, is left out of both: the rate and the prior alone.",
+        "As `improved-cosine-bits`, but the last term, L_0, is left out of both: the rate and the prior alone. Margin: "
+        "that of those bits; its standard error: as there.",
         State.FAILS,
         "Rates 3.003 and 3.339; margin -0.336 +- 0.002. Cosine's first level, std 0.0064 for 0.01, leaves a finer "
         "x_1 to send: much of what L_0 gains is moved into the rate, not saved.",
