@@ -155,7 +155,7 @@ ten = on_schedule(partial(ddpm, label=torch.arange(10)), cosine, sigmas)
 grid, start = score.level_times(sigmas, levels), even(60, 1, 16, 16).float()
 states = list(annealed_langevin(ten, sigmas, start[:10], grid, step, 2, generator=seed(1)))
 rows = {f"level {sigmas(s.t)[1]:.2g}": s.x for s in (states[i] for i in (1, 40, 50, 60, 70, 97, 98))}
-show(rows, "Digits 0 to 9 come out of noise, row by row; at level 1 nothing can be read, at 0.26 most can.")
+show(rows, "Digits 0 to 9 come out of noise, row by row; at level 1 little can be read, at 0.26 most.")
 
 # %% [markdown]
 # **You should see** all digits, and little of the denoising.
@@ -263,7 +263,7 @@ draw, upside = partial(torch.randn, 10, 1, 16, 16, generator=seed(1)), start[:10
 for level in levels.flip(0):
     upside = walk(net, sigmas, upside, level[None], step, 3, draw)
 mixed = walk(net, sigmas, start[:10], levels, step, 3, draw, spread=1.0)
-show({"right": end.x, "mixed": mixed, "upside down": upside}, "Ten digits; ten bolder ones, as clear; only noise.")
+show({"right": end.x, "mixed": mixed, "upside down": upside}, "Ten digits; ten others, as clear; only noise.")
 x = walk(eps_fn, toy, annealed, torch.ones(1), 0.05, 200, partial(torch.randn, 1280, 2, generator=seed(2)), spread=1.0)
 print("variance of the toy's heap, right and mixed:", *(f"{y[y.sum(1) > 0].var(0).mean():.2f}" for y in (annealed, x)))
 
