@@ -133,9 +133,9 @@ def taps(size: int, kernel: int, stride: int = 1, padding: int = 0, dilation: in
 
 
 def matrix(weight: Tensor, size: tuple[int, int], stride: int = 1, padding: int = 0, dilation: int = 1) -> Tensor:
-    """A convolution of images (C, H, W) as a matrix, (C' H' W', C H W): flattened image in, flattened map out [sec. 4.1].
+    """A convolution as a matrix (C' H' W', C H W) from a flattened image to a flattened map [sec. 4.1].
 
-    weight (C', C, k, k), size (H, W). Its transpose is the transposed convolution.
+    The image is (C, H, W), weight (C', C, k, k), size (H, W). Its transpose is the transposed convolution.
     """
     rows, columns = (taps(n, k, stride, padding, dilation) for n, k in zip(size, weight.shape[2:], strict=True))
     W = torch.einsum("abjl,yjp,xlq->ayxbpq", weight, rows.to(weight), columns.to(weight))
@@ -145,7 +145,7 @@ def matrix(weight: Tensor, size: tuple[int, int], stride: int = 1, padding: int 
 def transposed(
     u: Tensor, weight: Tensor, size: tuple[int, int], stride: int = 1, padding: int = 0, dilation: int = 1
 ) -> Tensor:
-    """The adjoint of a convolution of images of `size`: <conv(x), u> = <x, transposed(u)> for all x and u [sec. 4].
+    """The adjoint of a convolution of images of `size`, here A: <conv(x), u> = <x, A(u)> for all x and u [sec. 4].
 
     So it is also the gradient that the convolution sends back to its input. u (B, C', H', W') has the shape of the
     convolution's output and weight (C', C, k, k) is the convolution's. ValueError for another shape.
@@ -222,7 +222,8 @@ def checkerboard_energy(images: Tensor, period: int) -> Tensor:
     power = torch.fft.fft2(x - x.mean((2, 3), keepdim=True)).abs().square().sum(1)  # (B, H, W)
     H, W = power.shape[1:]
     total = power.sum((1, 2))
-    return power[:, :: H // period, :: W // period].sum((1, 2)) / total.where(total > 0, 1.0)
+    share: Tensor = power[:, :: H // period, :: W // period].sum((1, 2)) / total.where(total > 0, 1.0)
+    return share
 
 
 def resize_convolution(channels: int, out_channels: int, kernel: int, factor: int) -> nn.Sequential:

@@ -27,7 +27,7 @@ Convolution = TypeVar("Convolution", nn.Conv2d, nn.ConvTranspose2d)
 
 
 def convolution_of(linear: nn.Linear, window: int) -> nn.Conv2d:
-    """The convolution that slides a fully connected layer over a larger map: its weights, reshaped [Long 2014, sec. 3.1].
+    """The convolution that slides a fully connected layer over a map: its weights, reshaped [Long 2014, sec. 3.1].
 
     The layer reads a flattened (C, window, window). ValueError if its inputs are no such map.
     """
@@ -106,31 +106,40 @@ class FCN(nn.Module):
             at, below = transposed_field(Layer(4, 2), at), fields.pop()
             self.lateral.append(nn.Conv2d(widths[len(fields)], classes, 1))
             self.offsets.append(crop_offset(below, at))
+            at = at if self.offsets[-1] >= 0 else below
         self.factor = factor
         self.offsets.append(crop_offset(transposed_field(Layer(2 * factor, factor), at), PIXELS))
-        if min(self.offsets) < 0:
-            raise ValueError(f"padding {padding} leaves the border without scores: give {padding - min(self.offsets)}")
+        if self.offsets[-1] < 0:
+            raise ValueError(f"padding {padding} leaves the border without scores: give {padding - self.offsets[-1]}")
         for score in (self.head[-1], *self.lateral):
             nn.init.zeros_(score.weight)
             nn.init.zeros_(score.bias)
         kernel = bilinear_kernel(2 * factor).float().expand(classes, 1, -1, -1)
+        self.kernel: Tensor  # fixed, so no part of what is saved
         self.register_buffer("kernel", kernel.clone(), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """x (B, channels, H, W) to scores (B, classes, H, W); ValueError for sizes at which its maps do not cover each other."""
+        """x (B, channels, H, W) to scores (B, classes, H, W); ValueError for sizes that do not come out."""
         self._check(x)
-        h, pools = x, []
-        for stage in self.stages:
-            h = stage(h)
-            pools.append(h)
-        score = self.head(h)
-        for double, lateral, below, offset in zip(
-            self.doublings, self.lateral, reversed(pools[:-1]), self.offsets, strict=False
-        ):
+        pools = self._maps(x)
+        score = self.head(pools[-1])
+        fused = zip(self.doublings, self.lateral, self.offsets, reversed(pools[:-1]), strict=False)
+        for double, lateral, offset, below in fused:
             score = double(score)
-            score = score + crop(lateral(below), offset, score.shape[2:])
+            if offset >= 0:
+                score = score + crop(lateral(below), offset, score.shape[2:])
+            else:  # the doubled map reaches beyond the finer one, as it may with little padding
+                score = crop(score, -offset, below.shape[2:]) + lateral(below)
         score = F.conv_transpose2d(score, self.kernel, stride=self.factor, groups=score.shape[1])
         return crop(score, self.offsets[-1], x.shape[2:])
+
+    def classify(self, x: Tensor) -> Tensor:
+        """Scores (B, classes, H', W') of the windows, before any up-sampling: of one window, what a classifier says."""
+        scores: Tensor = self.head(self._maps(x)[-1])
+        return scores
+
+    def _maps(self, x: Tensor) -> list[Tensor]:
+        return list(itertools.accumulate(self.stages, lambda h, stage: stage(h), initial=x))[1:]
 
     def _check(self, x: Tensor) -> None:
         if x.ndim != 4 or x.shape[1] != self.channels or len(x) == 0:
@@ -152,10 +161,12 @@ class FCN(nn.Module):
             n = -(-n // 2)
             maps.append(n)
         n -= self.window - 1
-        for offset, below in zip(self.offsets[:-1], reversed(maps[:-1]), strict=False):
-            if n < 1 or offset + 2 * n + 2 > below:
-                return False
+        for offset, below in zip(self.offsets[:-1], reversed(maps[:-1]), strict=False):  # not all are fused
             n = 2 * n + 2
+            too_small = offset + n > below if offset >= 0 else n < below - offset
+            if n < 4 or too_small:
+                return False
+            n = n if offset >= 0 else below
         return n >= 1 and self.offsets[-1] + size <= self.factor * (n + 1)
 
 
@@ -215,10 +226,11 @@ def valid_output(size: int, depth: int = 4) -> int:
 
     ValueError unless every pooling halves an even size and something is left: at depth 4 sizes are 188, 204, 220, ...
     """
-    step, border = 2**depth, 12 * 2**depth - 8
+    step = 1 << depth
+    border = 12 * step - 8
     if size > border and (size - border - 4) % step == 0:
         return size - border
-    least = border + 4
+    least = border + 3 % step + 1  # what is left is 4 modulo the step
     below = least + max(0, size - least) // step * step
     legal = [below] if size < below else [below, below + step]
     raise ValueError(
@@ -232,7 +244,8 @@ def whole(net: UNet2015, x: Tensor, cut: Collection[int] = ()) -> Tensor:
 
     ValueError for images smaller than that margin.
     """
-    border, step = 12 * 2**net.depth - 8, 2**net.depth
+    step = 1 << net.depth
+    border = 12 * step - 8
     frame = []
     for size in reversed(x.shape[2:]):  # F.pad wants the last axis first
         near, far = border // 2, border // 2 + (4 - size) % step  # up to the next legal size
@@ -251,7 +264,7 @@ def border_weights(instances: Tensor, balance: Tensor | float = 1.0, w0: float =
     """
     from scipy.ndimage import distance_transform_edt  # slow to import, and needed for training only
 
-    cells = [k for k in instances.unique().tolist() if k != 0]
+    cells = sorted(set(instances.flatten().tolist()) - {0})
     weights = torch.zeros(instances.shape, dtype=torch.float64) + balance
     if len(cells) >= 2:
         away = torch.stack([torch.from_numpy(distance_transform_edt((instances != k).numpy())) for k in cells])

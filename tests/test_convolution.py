@@ -205,7 +205,7 @@ def test_no_unit_after_up_sampling_sees_beyond_its_field(stack):
     y = run(x, stack)[0, 0]
     for unit in range(0, len(y), max(1, len(y) // 8)):
         (seen,) = torch.autograd.grad(y[unit], x, retain_graph=True)
-        seen = seen[0, 0].nonzero().flatten()
+        seen = seen[0, 0].nonzero().flatten().double()
         if len(seen):  # weights fewer than the stride leave units that see nothing
             off = (seen - (field.start + field.jump * unit)).abs().max()
             assert off <= (field.size - 1) / 2 + 1e-9

@@ -494,14 +494,14 @@ def test_nichol2021_sec33_the_loss_history_survives_a_checkpoint(tmp_path, monke
     monkeypatch.setattr(LossHistory, "probabilities", spy)
     straight = train.train(IMPORTANT, data)
     assert len({float(p.max()) for p in drawn[:5]}) == 1 and float(drawn[-1].max()) > 1.05 / 8  # uniform, then not
-    save = train._save
+    save = train.save
 
     def save_and_stop(*arguments):
         save(*arguments)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(train, "_save", save_and_stop)
+        patch.setattr(train, "save", save_and_stop)
         with pytest.raises(KeyboardInterrupt):
             train.train(IMPORTANT, data, tmp_path, save_every=12)
     resumed = train.train(IMPORTANT, data, tmp_path, save_every=12)

@@ -1,5 +1,6 @@
 """The command line: what it prints, what it passes on, and one clear line for what a user can mend."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,8 @@ from torch import Tensor
 
 from ddpm_path import samplers
 from ddpm_path.__main__ import listing, main
-from ddpm_path.lab import metrics, plots, record, roadmap, runner, train, zoo
+from ddpm_path.lab import diagnosis, doctor, metrics, plots, record, roadmap, runner, train, zoo
+from ddpm_path.lab.recipes import Recipe
 from ddpm_path.lab.record import Claim, State
 from ddpm_path.schedule import Discrete, leading_times, linear_betas, quadratic_times, ratio_times, uniform_times
 
@@ -36,7 +38,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> Shown:
         dog = torch.zeros(len(x), dtype=torch.bool) if label is None else label == 1
         return (x - scale * torch.where(dog, 0.25, 0.75).view(-1, 1, 1, 1)) / std
 
-    def card(name: str) -> dict[str, Any]:
+    def card(name: str, folder: Path) -> dict[str, Any]:
         assert name == "toy"
         return {
             "recipe": {"net": {"channels": 2, "classes": 2, "widths": [8]}, "label_dropout": 0.1},
@@ -52,7 +54,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> Shown:
         shown.path = path
 
     monkeypatch.setattr(zoo, "card", card)
-    monkeypatch.setattr(zoo, "load", lambda name: (net, schedule))
+    monkeypatch.setattr(zoo, "load", lambda name, folder: (net, schedule))
     monkeypatch.setattr(plots, "grid", grid)
     monkeypatch.setattr(plots, "save", save)
     return shown
@@ -152,14 +154,14 @@ def test_what_cannot_be_guided(
         "size": 4,
         "classes": ["cat", "dog"],
     }
-    monkeypatch.setattr(zoo, "card", lambda name: card)
+    monkeypatch.setattr(zoo, "card", lambda name, folder: card)
     assert message in fails(["sample", "toy", *more], capsys)
     assert not drawn
 
 
 def test_sample_is_set_by_seed_and_sampler(drawn: Shown, monkeypatch: pytest.MonkeyPatch) -> None:
     schedule = Discrete.from_betas(linear_betas())
-    monkeypatch.setattr(zoo, "load", lambda name: (lambda x, t, label=None: 0.5 * x, schedule))
+    monkeypatch.setattr(zoo, "load", lambda name, folder: (lambda x, t, label=None: 0.5 * x, schedule))
     command = ["sample", "toy", "--steps", "5", "--n", "2"]
     for more in ([], [], ["--seed", "1"], ["--sampler", "ancestral-large"], ["--n", "1"]):
         assert main([*command, *more]) == 0
@@ -212,7 +214,7 @@ def test_sample_takes_every_sampler_on_every_grid(
 
 def test_sample_takes_eta_and_a_start(drawn: Shown, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
     schedule = Discrete.from_betas(linear_betas())
-    monkeypatch.setattr(zoo, "load", lambda name: (lambda x, t, label=None: 0.5 * x, schedule))
+    monkeypatch.setattr(zoo, "load", lambda name, folder: (lambda x, t, label=None: 0.5 * x, schedule))
     for more in ([], ["--eta", "0"], ["--eta", "0.5"], ["--start", "400"], ["--grid", "quadratic"]):
         assert main(["sample", "toy", "--sampler", "ddim", "--steps", "5", "--n", "2", *more]) == 0
     plain, zero, half, later, quadratic = drawn
@@ -244,16 +246,52 @@ def test_sample_says_what_to_change(drawn: Shown, more: list[str], message: str,
 
 
 def test_unknown_models_and_classifiers_do_not_draw(capsys: Capture) -> None:
-    assert "no model 'digit': did you mean 'digits'? There are digits, " in fails(["sample", "digit"], capsys)
+    assert "no model 'digit': did you mean 'digits'? There are " in fails(["sample", "digit"], capsys)
     assert "is a recogniser, not a diffusion model: use" in fails(["sample", "digits-recogniser"], capsys)
 
 
 def test_train_passes_on_name_folder_and_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[tuple[Any, ...]] = []
-    monkeypatch.setattr(train, "train_recipe", lambda name, out, steps: calls.append((name, out, steps)))
+    monkeypatch.setattr(train, "train_recipe", lambda *arguments: calls.append(arguments[:3]))
+    monkeypatch.setattr(train, "train_images", lambda *arguments: calls.append(arguments[:4]))
     assert main(["train", "digits"]) == 0
     assert main(["train", "mnist", "--out", "here", "--steps", "7"]) == 0
-    assert calls == [("digits", Path("build/train/digits"), None), ("mnist", Path("here"), 7)]
+    assert main(["train", "--data", "photos", "--out", "here"]) == 0
+    assert main(["train", "--data", "some/photos", "--size", "64", "--steps", "7"]) == 0
+    assert calls == [
+        ("digits", Path("build/train/digits"), None),
+        ("mnist", Path("here"), 7),
+        (Path("photos"), 32, Path("here"), None),
+        (Path("some/photos"), 64, Path("build/train/photos"), 7),
+    ]
+
+
+def test_train_wants_a_recipe_or_images_not_both(capsys: Capture) -> None:
+    assert "one of the two" in fails(["train"], capsys)
+    assert "one of the two" in fails(["train", "digits", "--data", "photos"], capsys)
+    assert "--size belongs to --data" in fails(["train", "digits", "--size", "16"], capsys)
+
+
+def test_diagnose_asks_for_the_images_of_a_run_of_ones_own(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+    monkeypatch.setattr(diagnosis, "load", lambda folder: (Recipe("photos", {}, 1), None))
+    assert "name their folder with --data" in fails(["diagnose", "run"], capsys)
+
+
+def test_doctor_s_status_tells_of_problems(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+    for remedy, status in (("", 0), ("mend it", 1)):
+        monkeypatch.setattr(doctor, "examine", lambda remedy=remedy: [doctor.Finding("a", "b", remedy)])
+        assert main(["doctor"]) == status
+    assert "remedy: mend it" in capsys.readouterr().out
+
+
+def test_sample_draws_from_a_trainings_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+    for suffix in ("json", "safetensors"):
+        shutil.copy(zoo.ZOO / f"digits.{suffix}", tmp_path / f"mine.{suffix}")
+    out = tmp_path / "grid.png"
+    assert main(["sample", str(tmp_path), "--steps", "2", "--n", "2", "--out", str(out)]) == 0
+    assert out.stat().st_size > 200 and "samples of mine" in capsys.readouterr().out
+    (tmp_path / "mine.json").unlink()
+    assert "holds 0 models" in fails(["sample", str(tmp_path)], capsys)
 
 
 def test_train_of_an_unknown_recipe(capsys: Capture) -> None:

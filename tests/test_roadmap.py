@@ -61,7 +61,7 @@ def test_claims_are_complete() -> None:
         assert claim.notebook in NOTEBOOKS
         assert "margin:" in claim.protocol.lower()
         assert "standard error" in claim.protocol
-        assert re.search(r"\[[\w-]+ \d{4}, .+\]", claim.statement), "a claim cites its paper"
+        assert re.search(r"\[[\w& -]+ \d{4}, .+\]", claim.statement), "a claim cites its paper"
         assert (claim.recorded is None) == (claim.reason == ""), "a recorded claim says with numbers why"
 
 

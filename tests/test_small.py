@@ -10,7 +10,7 @@ from ddpm_path.losses import EPS, X0, bound_loss, simple
 
 def test_it_learns_the_best_denoiser_of_normal_data_from_either_loss():
     images = 0.3 + 0.4 * torch.randn(4000, 1, 2, 2, generator=torch.Generator().manual_seed(0))
-    images = images.mul(127.5).round().div(127.5).clamp(-1, 1)  # on the grid, which moves them by 1/255 at most
+    images = images.clamp(-1, 1).add(1).mul(127.5).round().div(127.5) - 1  # on the grid: moved by 1/255 at most
     best = gaussian_eps(0.3, 0.16, LINEAR)
     t = torch.tensor([100.0, 300.0, 600.0]).repeat_interleave(500)
     x0, eps = 0.3 + 0.4 * randn(1500, 1, 2, 2, seed=1).float(), randn(1500, 1, 2, 2, seed=2).float()

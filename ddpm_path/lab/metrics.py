@@ -123,6 +123,43 @@ def recognised(net: Recogniser, images: Tensor, labels: Tensor | None) -> tuple[
     return share, math.sqrt(share * (1 - share) / len(images))
 
 
+@torch.no_grad()
+def segment(score: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+    """The most likely class at each pixel, (B, H, W), in batches that fit in memory."""
+    return torch.cat([score(part).argmax(1) for part in torch.split(images, 20)])
+
+
+def confusion(seen: Tensor, true: Tensor, classes: int) -> Tensor:
+    """How many pixels of class i are seen as j in each image, (B, classes, classes); both (B, H, W) whole numbers."""
+    pairs = (classes * true + seen).flatten(1)
+    return torch.stack([pair.bincount(minlength=classes**2) for pair in pairs]).view(-1, classes, classes)
+
+
+def mean_iou(counts: Tensor, classes: int) -> float:
+    """The mean over the first `classes` classes of intersection over union, of an image set's `confusion` (B, C, C).
+
+    Pixels of all images are summed first [Long 2014, sec. 5]. Classes that come last (the background) are left out of
+    the mean, though their pixels count where they are taken for another; so are classes neither there nor seen.
+    """
+    total = counts.sum(0).double()
+    union = total.sum(0) + total.sum(1) - total.diagonal()
+    return float((total.diagonal() / union)[:classes].nanmean())
+
+
+def bootstrap_difference(
+    statistic: Callable[[Tensor], float], a: Tensor, b: Tensor, draws: int = 200, seed: int = 0
+) -> tuple[float, float]:
+    """statistic(a) - statistic(b), and its standard error over bootstrap draws of the rows, the same for both.
+
+    a and b (n, ...) belong together row by row: two networks on one image, say. ValueError if they do not.
+    """
+    if len(a) != len(b):
+        raise ValueError(f"{len(a)} rows and {len(b)} do not belong together: measure both on the same images")
+    rows = torch.randint(len(a), (draws, len(a)), generator=torch.Generator().manual_seed(seed))
+    differences = torch.tensor([statistic(a[row]) - statistic(b[row]) for row in rows], dtype=torch.float64)
+    return statistic(a) - statistic(b), float(differences.std())
+
+
 def coverage(real: Tensor, samples: Tensor, neighbours: int = 5) -> float:
     """The share of real items with a sample nearer than their k-th real neighbour [Naeem 2020, eq. 4].
 

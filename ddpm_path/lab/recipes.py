@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import NamedTuple
 
 from torch import Tensor, nn
 
@@ -161,42 +162,52 @@ Scorer = Callable[[Tensor], Tensor]
 """Images (B, 1, H, W) to scores of the classes (B, classes, H, W)."""
 
 
+class Segmenter(NamedTuple):
+    """A network to train, its scores of every pixel and, if it was a classifier once, its scores of windows."""
+
+    net: nn.Module
+    score: Scorer
+    classify: Scorer | None
+
+
 @dataclass(frozen=True)
 class SegmenterRecipe:
-    """What trains a network to name the digit at each pixel of `scenes.scenes`.
+    """What trains a network to name the digit at each pixel of `scenes.touching_digits`.
 
-    kind: a name of `SEGMENTERS`; net: the arguments of its network, from one channel to ten digits and background;
-    border: w0 of the border weights, 0 for none; cut: the U-Net's levels whose skip is left out. lr rises over 20
-    steps and falls on a half cosine.
+    kind: a name of `SCORERS`; net: the arguments of its network, from one channel to ten digits and background;
+    border: w0 of the border weights, 0 for none (sigma is 2 pixels, as digits are small). It sees one large scene a
+    step, of `scenes` that are drawn. lr rises over 20 steps and falls on a half cosine; so it does before, while the
+    FCN learns to classify 64 single digits a step.
     """
 
     kind: str
     net: dict[str, int | float | list[int]]
     border: float = 0.0
-    cut: list[int] = field(default_factory=list)
+    classify: int = 0
     data: str = "digits"
-    scenes: int = 1000
+    scenes: int = 60
+    digits: int = 20
+    size: int = 88
     steps: int = 800
-    batch: int = 4
     lr: float = 2e-3
     seed: int = 0
 
-    def network(self) -> tuple[nn.Module, Scorer]:
-        """A fresh network, its weights drawn from torch's default generator, and its scores of whole scenes."""
-        return SEGMENTERS[self.kind](self)
+    def network(self) -> Segmenter:
+        """A fresh network, its weights drawn from torch's default generator."""
+        return SCORERS[self.kind](self)
 
 
-def _fcn(recipe: SegmenterRecipe) -> tuple[nn.Module, Scorer]:
+def _fcn(recipe: SegmenterRecipe) -> Segmenter:
     net = FCN(1, 11, **recipe.net)  # type: ignore[arg-type]
-    return net, net
+    return Segmenter(net, net, net.classify)
 
 
-def _unet(recipe: SegmenterRecipe) -> tuple[nn.Module, Scorer]:
+def _unet(recipe: SegmenterRecipe) -> Segmenter:
     net = UNet2015(1, 11, **recipe.net)  # type: ignore[arg-type]
-    return net, partial(whole, net, cut=recipe.cut)
+    return Segmenter(net, partial(whole, net), None)
 
 
-SEGMENTERS: dict[str, Callable[[SegmenterRecipe], tuple[nn.Module, Scorer]]] = {"fcn": _fcn, "unet": _unet}
+SCORERS: dict[str, Callable[[SegmenterRecipe], Segmenter]] = {"fcn": _fcn, "unet": _unet}
 
 SMALL: dict[str, int | float | list[int]] = {
     "channels": 1,
@@ -259,14 +270,14 @@ RECIPES: dict[str, Recipe] = {
         prediction="eps",
     ),
 }
-TINY: dict[str, int | float | list[int]] = SMALL | {"widths": [8, 16], "heads": 1, "groups": 4}
+PLAIN: dict[str, int | float | list[int]] = SMALL | {"widths": [8, 16], "heads": 1, "groups": 4}
 CHOICES: dict[str, dict[str, int | float | list[int]]] = {  # ADM's, one changed at a time: benchmarks/adm_choices.py
-    "base": TINY,
-    "added": TINY | {"scale_shift": False},
-    "heads": TINY | {"heads": 4},
-    "attention": TINY | {"attention": [0, 1]},
-    "resampling": TINY | {"residual_resampling": True},
-    "rescaling": TINY | {"rescale": 0.5**0.5},
+    "base": PLAIN,
+    "added": PLAIN | {"scale_shift": False},
+    "heads": PLAIN | {"heads": 4},
+    "attention": PLAIN | {"attention": [0, 1]},
+    "resampling": PLAIN | {"residual_resampling": True},
+    "rescaling": PLAIN | {"rescale": 0.5**0.5},
 }
 
 
@@ -296,20 +307,19 @@ CLASSIFIERS: dict[str, ClassifierRecipe] = {
 }
 
 NARROW: dict[str, int | float | list[int]] = {
-    "widths": [8, 16, 32, 64, 64],
-    "convs": [1, 2, 2, 2, 2],
+    "widths": [16, 32, 64],
+    "convs": [2, 2, 2],
     "head": 128,
-    "window": 3,
-    "padding": 33,
+    "window": 1,
+    "padding": 1,
     "dropout": 0.2,
 }
-SHALLOW: dict[str, int | float | list[int]] = {"width": 8, "depth": 3, "dropout": 0.2}
+SHALLOW: dict[str, int | float | list[int]] = {"width": 12, "depth": 2, "dropout": 0.2}
 
-SEGMENTER_RECIPES: dict[str, SegmenterRecipe] = {
-    "scenes-fcn-32s": SegmenterRecipe("fcn", NARROW | {"stride": 32}),
-    "scenes-fcn-16s": SegmenterRecipe("fcn", NARROW | {"stride": 16}),
-    "scenes-fcn-8s": SegmenterRecipe("fcn", NARROW | {"stride": 8}),
+SEGMENTERS: dict[str, SegmenterRecipe] = {
+    "scenes-fcn-8s": SegmenterRecipe("fcn", NARROW | {"stride": 8}, classify=150),
+    "scenes-fcn-4s": SegmenterRecipe("fcn", NARROW | {"stride": 4}, classify=150),
+    "scenes-fcn-2s": SegmenterRecipe("fcn", NARROW | {"stride": 2}, classify=150),
     "scenes-unet": SegmenterRecipe("unet", SHALLOW),
     "scenes-unet-borders": SegmenterRecipe("unet", SHALLOW, border=10.0),
-    "scenes-unet-no-skips": SegmenterRecipe("unet", SHALLOW, cut=[0, 1, 2]),
 }

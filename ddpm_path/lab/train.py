@@ -29,9 +29,11 @@ from ddpm_path.lab.device import Place, best_device
 from ddpm_path.lab.errors import unknown
 from ddpm_path.lab.files import replacing
 from ddpm_path.lab.folder import folder as own_images
-from ddpm_path.lab.recipes import ClassifierRecipe, Recipe
+from ddpm_path.lab.recipes import ClassifierRecipe, Recipe, Scorer, SegmenterRecipe
+from ddpm_path.lab.scenes import touching_digits
 from ddpm_path.losses import LossHistory, Network, on_clock, weighted_times
 from ddpm_path.schedule import Schedule
+from ddpm_path.segmentation import border_weights, pixel_loss
 from ddpm_path.unet import UNet
 
 
@@ -342,8 +344,13 @@ def train_recipe(name: str, folder: Path, steps: int | None = None, place: Place
         recipe_of = recipes.CLASSIFIERS[name]
         _train_classifier(name, recipe_of if steps is None else replace(recipe_of, steps=steps), folder)
         return
+    if name in recipes.SEGMENTERS:
+        segmenter = recipes.SEGMENTERS[name]
+        _train_segmenter(name, segmenter if steps is None else replace(segmenter, steps=steps), folder)
+        return
     if name not in recipes.RECIPES:
-        raise unknown("recipe", name, [*recipes.RECIPES, *recipes.RECOGNISERS, *recipes.CLASSIFIERS])
+        known = [*recipes.RECIPES, *recipes.RECOGNISERS, *recipes.CLASSIFIERS, *recipes.SEGMENTERS]
+        raise unknown("recipe", name, known)
     recipe = recipes.RECIPES[name]
     _train_diffusion(
         name, recipe if steps is None else replace(recipe, steps=steps), DATASETS[recipe.data](), folder, place
@@ -478,5 +485,56 @@ def _train_recogniser(name: str, folder: Path) -> None:
         "test_accuracy": metrics.accuracy(net, data.test, data.test_labels),
         "real_recognised": metrics.recognised(net, data.test, data.test_labels),
     }
+    print(f"{name}: {measured}")
+    zoo.save(name, net, card | measured, folder)
+
+
+HELD_OUT = 200
+"""Scenes of test digits that a segmenter's card is measured on."""
+
+
+def train_segmenter(recipe: SegmenterRecipe, data: Images) -> nn.Module:
+    """A network that names the digit at each pixel, trained as `recipe` says: one function for FCN and U-Net."""
+    draw = torch.Generator().manual_seed(recipe.seed)
+    seen = touching_digits(data.train, data.train_labels, recipe.scenes, draw, recipe.digits, recipe.size)
+    weights = torch.ones(seen.classes.shape)
+    if recipe.border:
+        weights = torch.stack([border_weights(each, w0=recipe.border, sigma=2.0).float() for each in seen.instances])
+
+    def recognition(classify: Scorer) -> Tensor:
+        at = torch.randint(len(data.train), (64,), generator=draw)
+        return -F.cross_entropy(classify(data.train[at]).mean((2, 3)), data.train_labels[at])
+
+    def segmentation() -> Tensor:
+        at = torch.randint(recipe.scenes, (1,), generator=draw)
+        return -pixel_loss(score(seen.images[at]), seen.classes[at], weights[at])
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)  # for first weights and dropout
+        net, score, classify = recipe.network()
+        if classify is not None:
+            first = partial(recognition, classify)
+            maximise(first, net.parameters(), recipe.classify, recipe.lr, "single digits")
+        maximise(segmentation, net.parameters(), recipe.steps, recipe.lr, "scenes")
+    return net.eval()
+
+
+def _train_segmenter(name: str, recipe: SegmenterRecipe, folder: Path) -> None:
+    data = DATASETS[recipe.data]()
+    began = time.perf_counter()
+    net = train_segmenter(recipe, data)
+    card = {
+        "kind": "segmenter",
+        "recipe": asdict(recipe),
+        "data_digest": data.digest,
+        "parameters": sum(p.numel() for p in net.parameters()),
+        "seconds": round(time.perf_counter() - began),
+        "hardware": hardware(),
+        "torch": torch.__version__,
+    }
+    zoo.save(name, net, card, folder)
+    held_out = touching_digits(data.test, data.test_labels, HELD_OUT, torch.Generator().manual_seed(1))
+    seen = metrics.segment(zoo.load_segmenter(name, folder), held_out.images)  # what is shipped: half-precision weights
+    measured = {"mean_iou": metrics.mean_iou(metrics.confusion(seen, held_out.classes, 11), 10)}
     print(f"{name}: {measured}")
     zoo.save(name, net, card | measured, folder)

@@ -16,7 +16,7 @@ from ddpm_path.lab.errors import unknown
 from ddpm_path.lab.files import replacing
 from ddpm_path.lab.metrics import Recogniser
 from ddpm_path.lab.published import classifier_from_published, from_published
-from ddpm_path.lab.recipes import PREDICTIONS, ClassifierRecipe, Recipe
+from ddpm_path.lab.recipes import PREDICTIONS, ClassifierRecipe, Recipe, Scorer, SegmenterRecipe
 from ddpm_path.losses import Network, as_learned, on_clock
 from ddpm_path.schedule import Schedule
 from ddpm_path.unet import UNet
@@ -30,6 +30,7 @@ __all__ = [
     "load",
     "load_network",
     "load_recogniser",
+    "load_segmenter",
     "names",
     "save",
 ]
@@ -119,6 +120,16 @@ def load_classifier(name: str, folder: Path = ZOO) -> tuple[NoisyClassifier, Sch
     net = recipe.network()
     _fill(net, name, folder)
     return net, recipe.schedule()
+
+
+def load_segmenter(name: str, folder: Path = ZOO) -> Scorer:
+    """What names the digit at each pixel of `scenes.touching_digits`: images (B, 1, H, W) to scores (B, 11, H, W)."""
+    content = card(name, folder)
+    if content["kind"] != "segmenter":
+        raise ValueError(f"{name!r} is a {content['kind']} model, not a segmenter: it names no pixels")
+    net, score, _ = SegmenterRecipe(**content["recipe"]).network()
+    _fill(net, name, folder)
+    return score
 
 
 def save(name: str, net: nn.Module, content: Card, folder: Path) -> None:

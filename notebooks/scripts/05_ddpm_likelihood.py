@@ -14,8 +14,8 @@
 # # 05 · DDPM: the likelihood
 #
 # Notebook 04 trained on a squared error and judged by eye. But DDPM is a model of probabilities: it can compress an
-# image without loss, and we can count the bits. [Ho, Jain and Abbeel](https://arxiv.org/abs/2006.11239) derive their
-# loss from that count, then drop its weights. What does this buy? And where do a model's errors come from?
+# image, and we can count the bits. [Ho, Jain and Abbeel](https://arxiv.org/abs/2006.11239) derive their loss from that
+# count, then drop its weights. What does this buy? Where do errors come from?
 #
 # Reading: sections 3.3 to 4.4 of the paper. You need 03 and 04.
 
@@ -48,9 +48,9 @@ schedule, every = Discrete.from_betas(betas), uniform_times(1000, 1000)
 # $$\underbrace{KL(q(x_T|x_0)\,\|\,p(x_T))}_{\text{prior}} + \sum_{t>1} \underbrace{KL(q(x_{t-1}|x_t,x_0)\,\|\,
 # p_\theta(x_{t-1}|x_t))}_{L_{t-1}} \underbrace{- \log p_\theta(x_0|x_1)}_{L_0}$$
 #
-# Each KL is between normal distributions. Pixels have 256 levels, so $p_\theta(x_0|x_1)$ is a normal
-# distribution's mass in the pixel's *bin* [eq. 13]; the outermost bins are open. Its variance, as in the paper's
-# code, is step 2's $\tilde\beta$. We count in bits: a mean over pixels, a *sum* over $t$.
+# Pixels have 256 levels, so $p_\theta(x_0|x_1)$ is a normal distribution's mass in the pixel's *bin* [eq. 13]; the
+# outermost bins are open. Its variance, as in the paper's code, is step 2's $\tilde\beta$. We count in bits: a mean
+# over pixels, a *sum* over $t$.
 
 
 # %%
@@ -82,10 +82,9 @@ print(f"black expected: the bins sum to {mass.sum():.6f}; black has mass {mass[0
 #
 # ## Truth: which variance?
 #
-# For data $\mathcal N(0.3, 0.4^2)$ the best mean and variance are known. No code beats the entropy; the bound lies
-# above.
+# For data $\mathcal N(0.3, 0.4^2)$ the best mean and variance are known. No code beats the entropy.
 #
-# *Predict before you run:* by how much, with the best variance in 10 steps? With a fixed one in 1,000?
+# *Predict before you run:* how far above is the bound, with the best variance in 10 steps? With a fixed one in 1,000?
 
 # %%
 world, best = isotropic_mixture([1.0], [[0.3]], std=0.4).eps_fn(schedule), gaussian_reverse(0.3, 0.16, schedule)
@@ -101,13 +100,13 @@ for times in (uniform_times(1000, steps) for steps in (10, 100, 1000)):
         print(f"{len(times) - 1:4} steps, {name:5} variance: {sum(terms) - floor:.6f} bits over the entropy")
 
 # %% [markdown]
-# **You should see** a tight bound with the best variance, in any number of steps: the 0.000003 left are the prior. So
-# 12 will learn the variance. Fixed, it costs bits even in 1,000 steps; small costs more.
+# **You should see** a tight bound with the best variance, in any number of steps; 0.000003 is the prior. So 12 will
+# learn it. Fixed, it costs bits even in 1,000 steps.
 #
 # ## L against L_simple, eps against x_0 and mean
 #
-# An unweighted squared error pretends that all $t$ weigh the same in the bound. A network may predict $\epsilon$, $x_0$
-# or the mean $\tilde\mu$: one knowledge, three errors, three weights [eq. 12].
+# An unweighted error pretends that all $t$ weigh the same. A network may predict $\epsilon$, $x_0$ or the mean
+# $\tilde\mu$: one knowledge, three weights [eq. 12].
 #
 # *Predict:* whose weight is the flattest?
 
@@ -117,15 +116,14 @@ of_mean = 1 / (2 * betas[1:] * ln2)  # bits that a unit squared error of the mea
 of_x0 = of_mean * (then[0] * betas[1:] / now[1] ** 2) ** 2
 weights = {"mean": of_mean, "x0": of_x0, "eps": of_x0 * (now[1] / now[0]) ** 2}
 relative = {name: weight / weight.mean() for name, weight in weights.items()}
-plots.show(plots.log_curves(range(2, 1001), relative, "t", "weight / its mean"), "Weight over t for three predictions.")
+plots.show(plots.log_curves(range(2, 1001), relative, "t", "weight / its mean"), "x0's weight falls far, two less.")
 
 # %% [markdown]
-# **You should see** eps the flattest.
+# **You should see** eps flattest: dropping its weight changes least.
 #
-# Now the paper's table 2 in small: MLPs on digits at their original 8x8, trained on the bound $L$ or on
-# $L_{\text{simple}}$; for eps three seeds each.
+# Table 2 in small: MLPs on digits of 8x8, trained on the bound $L$ or on $L_{\text{simple}}$.
 #
-# *Predict:* who needs fewer bits? What costs more, the *rate* ($t > 1$) or the *distortion* $L_0$?
+# *Predict:* who needs fewer bits? What costs more, *rate* ($t > 1$) or *distortion* $L_0$?
 
 # %%
 objectives, nets = {"L": losses.bound_loss(fixed_large), "simple": losses.simple}, {}
@@ -148,7 +146,9 @@ share = sum(coded[f"eps simple {k}"].distortion / coded[f"eps simple {k}"].total
 claims.measure("ddpm-fine-detail", share.mean() - 0.5, share.std() / len(share) ** 0.5)
 
 # %% [markdown]
-# **You should see**
+# **You should see** $L$ save a third of a bit. $x_0$ and the mean cost far more: near data they must copy $x_t$ through
+# all layers; eps need not. **If instead** the rate is 0.004, you took a mean over $t$. The paper's distortion is half
+# of all bits; here less.
 #
 # *Predict:* who draws better?
 
@@ -163,15 +163,16 @@ worse = torch.tensor(
     [metrics.kernel_difference(seen[f"eps L {k}"], seen[f"eps simple {k}"], real)[0] for k in range(3)]
 )
 claims.measure("ddpm-simple-draws", worse.mean(), worse.std() / 3**0.5)
-plots.show(plots.grid(torch.cat([x[:16] for x in drawn.values()]), 16, rows=list(drawn)), "Rows of drawn digits.")
+sheet = torch.cat([x[:16] for x in drawn.values()])
+plots.show(plots.grid(sheet, 16, rows=list(drawn)), "Rough digits: x0, simple clearest, eps grainy, mean none.")
 
 # %% [markdown]
-# **You should see**
+# **You should see** $L_{\text{simple}}$ draw better: it cares for large $t$, where shapes are decided. Bits and looks
+# disagree: $x_0$, the costliest code, draws best here.
 #
 # ## Progressive coding
 #
-# Stop after $x_t$ has arrived: the receiver has paid the rate so far, and guesses $\hat x_0$. The distortion is its
-# error on the scale 0 to 255.
+# Stop after $x_t$: the receiver has paid the rate so far, and guesses $\hat x_0$. Its error is on the scale 0 to 255.
 #
 # *Predict:* what do the last bits buy?
 
@@ -179,41 +180,40 @@ plots.show(plots.grid(torch.cat([x[:16] for x in drawn.values()]), 16, rows=list
 rate = {}
 for loss in objectives:
     eps_fn = clip_x0(nets[f"eps {loss} 0"], schedule)
-    terms = bound_terms(fixed_variance(eps_fn, schedule, fixed_large), schedule, data.test, every, seed(0))
+    terms = bound_terms(fixed_variance(eps_fn, schedule, fixed_large), schedule, data.test[:64], every, seed(0))
     rate[loss] = torch.stack(list(tqdm(terms, total=1000, desc=loss))).mean(1)
-plots.show(plots.log_curves(every[:-1], rate, "t", "bits/dim of the term"), "Bits of each term over t.")
+plots.show(plots.log_curves(every[:-1], rate, "t", "bits/dim of the term"), "Two like falls, from 2 to a millionth.")
 sent = rate["simple"].cumsum(0) - rate["simple"]
-of_eps = metrics.loss_by_level(lambda x, t, _: eps_fn(x, t), schedule, data.test, None, every[:-1])
+of_eps = metrics.loss_by_level(lambda x, t, _: eps_fn(x, t), schedule, data.test[:64], None, every[:-1])
 error = 127.5 * of_eps.sqrt() * (schedule.std / schedule.scale)[1:].flip(0)  # of x_0: that of eps, times std / scale
-plots.show(
-    plots.curves(sent, {"simple 0": error}, "rate so far, bits/dim", "error of the guess"), "Distortion over rate."
-)
+plots.show(plots.curves(sent, {"simple 0": error}, "rate so far, bits/dim", "error"), "A steep fall, a long tail.")
 print(*(f"x_{t}: rate {sent[-t]:.3f}, error {error[-t]:.1f}" for t in (1000, 800, 600, 400, 200, 50, 10, 1)), sep="; ")
 
 # %% [markdown]
-# **You should see**
+# **You should see** most bits near data: the last three of four lower the error from 17 to 1.
 #
 # ## Progressive generation, and mixing in $x_t$
 #
-# The shipped `digits` model draws better. What do samples that share $x_t$ have in common?
+# With the shipped `digits`: what do samples that share $x_t$ have in common? What lies between two images? Mixing
+# $x_{500}$ mixes two noises: their variance falls to $(1-\lambda)^2 + \lambda^2$.
 
 # %%
 net, cosine = zoo.load("digits")
 times, walk = uniform_times(1000, 50), partial(ancestral, clip_x0(net, cosine), cosine)
 states = list(walk(start_noise(10, (1, 16, 16), seed(5)), times, generator=seed(6)))
 shared = [last(walk(states[i].x[:1].expand(10, -1, -1, -1), times[i + 1 :], generator=seed(7))) for i in (14, 24, 34)]
-rows = ["guess at 900", "at 700", "at 500", "at 300", "sample", "share x_700", "share x_500", "share x_300"]
+rows = ["guess at 920", "at 720", "at 520", "at 320", "sample", "share x_700", "share x_500", "share x_300"]
 sheet = torch.cat([states[i].x0 for i in (4, 14, 24, 34, 49)] + shared)
-plots.show(plots.grid(sheet, rows=rows), "guesses and shared.")
+plots.show(plots.grid(sheet, rows=rows), "Blurred guesses sharpen; samples that share x_700 differ, x_300 hardly.")
 a, b, now, noise = *datasets.digits().test[[3, 8]], cosine(500), torch.randn(2, 1, 16, 16, generator=seed(8))
 shares = torch.linspace(0, 1, 10).view(-1, 1, 1, 1)
 pixels, mixed = torch.lerp(a, b, shares), torch.lerp(q_sample(a, noise[0], now), q_sample(b, noise[1], now), shares)
 ends = last(walk(mixed, uniform_times(500, 25), generator=seed(9)))
-plots.show(plots.grid(torch.cat([pixels, ends]), 10, rows=["mixed pixels", "mixed x_500"]), "mix")
+plots.show(plots.grid(torch.cat([pixels, ends]), 10, rows=["pixels", "x_500"]), "A fade above, whole digits below.")
 print("noise's variance:", *(f"{v:.2f}" for v in (mixed - now[0] * pixels).flatten(1).var(1) / now[1] ** 2))
 
 # %% [markdown]
-# **You should see**
+# **You should see** the class fixed before the strokes, and whole digits where pixels fade.
 #
 # ## The error budget: by heart, or understood?
 #
@@ -227,15 +227,16 @@ for who, net in {"network": nets["eps simple 0"], "by heart": metrics.by_heart(d
     for split, images in {"train": data.train, "test": data.test}.items():
         budget[f"{who}, {split}"] = metrics.loss_by_level(net, schedule, images[:355], None, at)
         code(f"{who}, {split}", net, images[:355])
-plots.show(plots.loss_by_level(at, budget), "Error of eps over t.")
+plots.show(plots.loss_by_level(at, budget), "Train and test on one curve; by heart, train lies below, test above it.")
 
 # %% [markdown]
-# **You should see**
+# **You should see** the network pay alike for both: it generalises, but has much to learn for $t > 400$. By heart,
+# train costs 1.5 bits, test a thousand.
 #
 # ## A sample's error: the model's, or the steps'?
 #
-# On a line both are known. DDIM (notebook 11) draws without noise, so each start has one exact end. With the exact
-# denoiser only the steps err; with one that knows 100 draws by heart, in 1,000 steps, nearly only the model.
+# On a line both are known. We draw by DDIM (11). With the exact denoiser only the steps err; with one that knows 100
+# draws by heart, in 1,000 steps, nearly only the model.
 
 # %%
 line = isotropic_mixture([0.3, 0.7], [[-0.6], [0.5]], std=0.15)
@@ -246,7 +247,7 @@ for grid in (uniform_times(1000, steps) for steps in (5, 10, 20, 50, 200, 1000))
     print(f"{len(grid) - 1:4} steps: the steps' error {off[0]:.4f}, all error {off[1]:.4f}")
 
 # %% [markdown]
-# **You should see**
+# **You should see** the steps' error halve with twice the steps; all error stops near 0.03, the model's.
 #
 # ## Exercises
 #
@@ -269,5 +270,4 @@ _ = check(BOUND_WEIGHT, bound_weight)
 # %% [markdown]
 # ## What to read next
 #
-# Sections 3.4 and 4.3 of the paper, `ddpm_path/losses.py`, and `12_improved_ddpm`: it learns the variance and
-# changes the schedule.
+# Sections 3.4 and 4.3 of the paper, `ddpm_path/losses.py`, and `12_improved_ddpm`.

@@ -268,7 +268,7 @@ x = walk(eps_fn, toy, annealed, torch.ones(1), 0.05, 200, partial(torch.randn, 1
 print("variance of the toy's heap, right and mixed:", *(f"{y[y.sum(1) > 0].var(0).mean():.2f}" for y in (annealed, x)))
 
 # %% [markdown]
-# **You should see** that mixing passes: half the noise, half the variance, but bolder digits.
+# **You should see** that mixing passes: the digits are as clear, though the heap has half its variance.
 #
 # ## Exercises
 #

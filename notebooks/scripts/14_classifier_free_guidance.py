@@ -180,7 +180,7 @@ for name, drawn in {"classifier-free": free, "classifier": {1: free[1]} | known}
     doubts = [1 - recogniser.log_probs(x).exp()[range(80), labels].mean().item() for x in drawn.values()]
     lines[name] = {f"{s:g}": (float(cover[0]), y) for s, (_, cover), y in zip(drawn, curves[name], doubts, strict=True)}
     for s, (good, cover), y in zip(drawn, curves[name], doubts, strict=True):
-        print(f"{name:15} scale {s:3}: recognised {good[0]:.2f}, doubt {y:.4f}, coverage {cover[0]:.2f}")
+        print(f"{name:15} scale {s:3}: recognised {good[0]:.2f}, doubt {y:.0e}, coverage {cover[0]:.2f}")
 figure = plots.labelled(lines, "coverage", "doubt")
 figure.axes[0].set(yscale="log")
 plots.show(figure, "Doubt over coverage from scale 1 on: one line falls, then turns left, one goes left at once.")
@@ -192,7 +192,7 @@ claims.measure("free-coverage", (cover1 - cover8)[0], (cover1 - cover8)[1:].std(
 claims.measure("free-against-classifier", better[0] + 2 * better[1:].std(), 0.0, f"difference {better[0]:+.3f}")
 
 # %% [markdown]
-# **You should see** that a little guidance is free: at 1.5 doubt falls a hundredfold and coverage rises, as slips are
+# **You should see** that a little guidance is free: at 1.5 doubt falls far and coverage rises, as slips are
 # mended. Beyond, coverage is the price. The classifier pays at once, for less. More samples, and MNIST:
 # `benchmarks/guidance.md`.
 #

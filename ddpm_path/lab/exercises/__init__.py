@@ -2,6 +2,7 @@
 
 from ddpm_path.lab.exercises.checking import Exercise, check
 from ddpm_path.lab.exercises.classifier_guidance import CLASS_GRADIENT, GUIDED_EPS
+from ddpm_path.lab.exercises.convnet import BORDER_WEIGHTS, OVERLAP, TRANSPOSED, UNET_SIZE
 from ddpm_path.lab.exercises.ddim import SLERP, STEP_OF_ETA
 from ddpm_path.lab.exercises.ddpm import MARGINAL_FROM_CHAIN, MEAN_FROM_EPS, POSTERIOR_MEAN, TRAINING_PAIR
 from ddpm_path.lab.exercises.diffusion_unet import EMBEDDING_OF_TIME, MANY_HEADS
@@ -29,6 +30,10 @@ EXERCISES: tuple[Exercise, ...] = (
     WEIGHTED_LOSS,
     SUB_VP_COEFFICIENTS,
     CORRECTED,
+    UNET_SIZE,
+    BORDER_WEIGHTS,
+    OVERLAP,
+    TRANSPOSED,
     EMBEDDING_OF_TIME,
     MANY_HEADS,
     STEP_OF_ETA,
@@ -46,6 +51,7 @@ EXERCISES: tuple[Exercise, ...] = (
 __all__ = [
     "BIN_LOG_PROB",
     "BIT_MARGINAL",
+    "BORDER_WEIGHTS",
     "BOUND_WEIGHT",
     "CLASS_GRADIENT",
     "CORRECTED",
@@ -64,12 +70,15 @@ __all__ = [
     "MARGINAL_FROM_CHAIN",
     "MEAN_FROM_EPS",
     "MULTISTEP_WEIGHTS",
+    "OVERLAP",
     "POSTERIOR_MEAN",
     "SLERP",
     "STEP_OF_ETA",
     "SUB_VP_COEFFICIENTS",
     "TRAINING_PAIR",
     "TRANSFER",
+    "TRANSPOSED",
+    "UNET_SIZE",
     "WEIGHTED_LOSS",
     "Exercise",
     "check",

@@ -88,6 +88,9 @@ CLAIMS: tuple[Claim, ...] = (
         _COMPARED + "Data: the 355 test digits. Bits: `metrics.bits`, fixed-large variance, clipped x_0, 40 "
         "strata, seed 0: the same images, times and noise for all. Margin: the mean over k of bits/dim(L_simple) - "
         "bits/dim(L)." + _SEEDS,
+        State.HOLDS,
+        "5.91 for 6.27 bits/dim; margin +0.36 +- 0.016. More than these digits' 17 grey levels are worth, 4.1 bits: "
+        "the networks are tiny, and the decoder knows 256 levels.",
     ),
     Claim(
         "ddpm-simple-draws",
@@ -98,6 +101,9 @@ CLAIMS: tuple[Claim, ...] = (
         "`uniform_times`, seed 0: the same start and noise for all. Distance: `kernel_difference` from the 355 test "
         "digits in the features of `digits-recogniser`, both doubled in size by cubic weights. Margin: the mean over k "
         "of distance(L) - distance(L_simple)." + _SEEDS,
+        State.HOLDS,
+        "Kernel distance 591 for L, 463 for L_simple; margin +128 +- 20. With one seed each x_0-prediction on L_simple "
+        "draws best, 43, though its code is the worst, 586 bits/dim; the mean is hopeless with either loss.",
     ),
     Claim(
         "ddpm-fine-detail",
@@ -107,5 +113,8 @@ CLAIMS: tuple[Claim, ...] = (
         "Networks, data and bits: those of `ddpm-bound-codes` trained on L_simple. Margin: L_0's share "
         "of an image's bits, the mean over k and all images, - 0.5. Its standard error: from the spread over images "
         "of the mean over k.",
+        State.FAILS,
+        "The distortion is 1.95 of 6.27 bits/dim; margin -0.189 +- 0.001. At 8x8 neighbours tell little of a pixel, so "
+        "the rate, 4.31, is much larger than on CIFAR-10.",
     ),
 )

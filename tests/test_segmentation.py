@@ -1,0 +1,302 @@
+"""FCN and the 2015 U-Net: published geometry, alignment by gradients, the sliding window, eq. 2 by brute force."""
+
+import itertools
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from helpers import close, rand, randn
+from torch import nn
+
+from ddpm_path import segmentation as sg
+from ddpm_path.segmentation import FCN, UNet2015, valid_output, whole
+
+NARROW = {"channels": 1, "classes": 3, "widths": (4, 4, 4, 4, 4), "convs": (1, 1, 1, 1, 1), "head": 6, "dropout": 0.0}
+
+
+def paper(stride):
+    with torch.device("meta"):  # shapes without the 134 million numbers
+        return FCN(stride=stride)
+
+
+# FCN [Long 2014].
+
+
+@pytest.mark.parametrize(("stride", "offsets"), [(32, [19]), (16, [5, 27]), (8, [5, 9, 31])])
+def test_crop_offsets_computed_are_the_published_ones(stride, offsets):
+    assert paper(stride).offsets == offsets
+
+
+def test_layers_are_vgg16s():
+    net = paper(8)
+    trunk = [conv for conv in net.stages.modules() if isinstance(conv, nn.Conv2d)]
+    assert [conv.out_channels for conv in trunk] == [64] * 2 + [128] * 2 + [256] * 3 + [512] * 6
+    assert [conv.padding for conv in trunk] == [(100, 100)] + [(1, 1)] * 12
+    assert sum(p.numel() for p in net.stages.parameters()) == 14_714_688  # VGG-16 without its head
+    assert [conv.weight.shape for conv in net.head if isinstance(conv, nn.Conv2d)] == [
+        (4096, 512, 7, 7),
+        (4096, 4096, 1, 1),
+        (21, 4096, 1, 1),
+    ]
+    assert [conv.weight.shape for conv in net.lateral] == [(21, 512, 1, 1), (21, 256, 1, 1)]
+    assert (net.field.size, net.field.jump) == (404, 32)
+    assert "kernel" not in net.state_dict()  # the last up-sampling is fixed
+
+
+@pytest.mark.parametrize("stride", [32, 16, 8])
+@pytest.mark.parametrize("size", [(500, 375), (64, 61), (224, 223)])
+def test_scores_cover_the_image_pixel_by_pixel(stride, size):
+    x = torch.empty(1, 3, *size, device="meta")
+    assert paper(stride)(x).shape == (1, 21, *size)
+
+
+def averaging(net):
+    """Max pooling made average pooling and all convolutions ones: linear on positive numbers, symmetric all through."""
+    for stage in net.stages if hasattr(net, "stages") else []:
+        stage[-1] = nn.AvgPool2d(2, ceil_mode=True)
+    for p in net.parameters():
+        nn.init.ones_(p) if p.ndim > 1 else nn.init.zeros_(p)
+    return net.double().eval()
+
+
+@pytest.mark.parametrize(("window", "padding"), [(3, 33), (1, 1)])
+@pytest.mark.parametrize("branch", [0, 1, 2])
+def test_each_branch_of_fcn_8s_stands_where_its_pixels_do(branch, window, padding):
+    """What one period of output sees is centred on it, for each branch alone: one unit of crop would shift it by 8."""
+    net = averaging(FCN(**NARROW, stride=8, window=window, padding=padding))
+    kernel = sg.bilinear_weight(3, 4)
+    for double in net.doublings:
+        double.weight.data = kernel.clone()
+    for i, score in enumerate((net.head[-1], net.lateral[0], net.lateral[1])):
+        score.weight.data *= float(i == branch)
+    x = rand(1, 1, 320, 320).requires_grad_()
+    net(x)[..., 144:176, 144:176].sum().backward()
+    seen = x.grad[0, 0]
+    place = torch.arange(320, dtype=torch.float64)
+    close((seen.sum(1) * place).sum() / seen.sum(), 159.5)
+    close((seen.sum(0) * place).sum() / seen.sum(), 159.5)
+
+
+def test_a_fresh_fcn_answers_zero_and_starts_bilinear():
+    net = FCN(**NARROW, stride=8, window=3, padding=33)
+    assert torch.equal(net(torch.randn(1, 1, 64, 64)), torch.zeros(1, 3, 64, 64))
+    for double in net.doublings:
+        assert torch.equal(double.weight, sg.bilinear_weight(3, 4).float())
+        assert double.weight.requires_grad  # learned from there on
+
+
+def test_fine_scores_reach_the_answer_only_where_they_are_fused():
+    x = torch.randn(1, 1, 64, 64)
+    for stride in (32, 16, 8):
+        torch.manual_seed(0)
+        net = FCN(**NARROW, stride=stride, window=3, padding=33).eval()
+        assert [len(net.lateral), net.factor] == [{32: 0, 16: 1, 8: 2}[stride], stride]
+        for lateral in net.lateral:
+            nn.init.constant_(lateral.bias, 1.0)  # a constant 1 from each: doubled, it stays 1 inside
+        close(net(x)[0, 0, 32, 32].item(), float(len(net.lateral)), atol=1e-5)
+
+
+def test_illegal_fcns_and_sizes_are_met_with_legal_ones():
+    with pytest.raises(ValueError, match="a stride among 32, 16, 8, 4, 2"):
+        FCN(**NARROW, stride=12)
+    with pytest.raises(ValueError, match="leaves the border without scores: give 17"):
+        FCN(**NARROW, stride=32, window=3, padding=1)
+    FCN(**NARROW, stride=32, window=3, padding=17)
+    net = FCN(**NARROW, stride=8, window=3, padding=33)
+    with pytest.raises(ValueError, match=r"100 is no size for this network.*nearest legal sizes 96, 113"):
+        net(torch.zeros(1, 1, 96, 100))
+    with pytest.raises(ValueError, match=r"images are \(B, 1, H, W\)"):
+        net(torch.zeros(1, 3, 96, 96))
+    small = FCN(**NARROW, stride=8, window=1, padding=1)  # the doubled maps are cropped instead: every size comes out
+    assert small.offsets == [-1, -1, 4]
+    for size in range(1, 140):
+        assert small(torch.zeros(1, 1, size, 64)).shape == (1, 3, size, 64)
+        if size < 17:
+            continue
+        x = torch.zeros(1, 1, size, 64)
+        if net._fits(size):
+            assert net(x).shape == (1, 3, size, 64)
+        else:
+            with pytest.raises(ValueError, match="nearest legal sizes"):
+                net(x)
+
+
+def window_classifier():
+    """Without padding, as only then a window does not notice that it was cut out."""
+    torch.manual_seed(0)
+    trunk = nn.Sequential(
+        nn.Conv2d(2, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(4, 5, 3), nn.ReLU(), nn.MaxPool2d(2)
+    ).double()
+    return trunk, nn.Linear(5 * 3 * 3, 7).double(), nn.Linear(7, 4).double()
+
+
+def test_a_classifier_made_convolutional_is_its_sliding_window():
+    """A window of 18 pixels, every 4: the scores of one pass over the image, to rounding [Long 2014, sec. 3.1]."""
+    trunk, first, second = window_classifier()
+    x = randn(2, 2, 34, 30)
+    scores = sg.convolution_of(second, 1)(sg.convolution_of(first, 3)(trunk(x)).relu())
+    assert scores.shape == (2, 4, 5, 4)
+    for i, j in itertools.product(range(5), range(4)):
+        window = x[..., 4 * i : 4 * i + 18, 4 * j : 4 * j + 18]
+        close(scores[..., i, j], second(first(trunk(window).flatten(1)).relu()), atol=1e-13)
+    with pytest.raises(ValueError, match="45 inputs are no map of 4 x 4"):
+        sg.convolution_of(first, 4)
+    assert sg.convolution_of(nn.Linear(18, 2, bias=False), 3).bias is None
+
+
+# U-Net [Ronneberger 2015].
+
+
+def test_the_paper_unet_has_the_sizes_of_figure_1():
+    with torch.device("meta"):
+        net = UNet2015()
+    skips, joined = [], []
+    for pair in net.down:
+        pair.register_forward_hook(lambda m, x, y: skips.append(tuple(y.shape[1:])))
+    for pair in net.up:
+        pair.register_forward_hook(lambda m, x, y: joined.append((tuple(x[0].shape[1:]), tuple(y.shape[1:]))))
+    out = net(torch.empty(1, 1, 572, 572, device="meta"))
+    assert out.shape == (1, 2, 388, 388)
+    assert skips == [(64, 568, 568), (128, 280, 280), (256, 136, 136), (512, 64, 64), (1024, 28, 28)]
+    assert [before for before, _ in joined] == [(1024, 56, 56), (512, 104, 104), (256, 200, 200), (128, 392, 392)]
+    assert [after for _, after in joined] == [(512, 52, 52), (256, 100, 100), (128, 196, 196), (64, 388, 388)]
+    convolutions = [m for m in net.modules() if isinstance(m, nn.Conv2d | nn.ConvTranspose2d)]
+    assert len(convolutions) == 23
+    assert [m.kernel_size for m in net.grow] == [(2, 2)] * 4
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3, 4])
+def test_valid_sizes_by_walking_through_the_network(depth):
+    def walk(n):
+        sizes = []
+        for _ in range(depth):
+            n -= 4
+            if n % 2 or n <= 0:
+                return None
+            sizes.append(n)
+            n //= 2
+        n -= 4
+        for _ in range(depth):
+            n = 2 * n - 4
+        return n if n > 0 else None
+
+    legal = {n: walk(n) for n in range(1, 760) if walk(n)}
+    for n in range(1, 690):
+        if n in legal:
+            assert valid_output(n, depth) == legal[n]
+        else:
+            below, above = max((m for m in legal if m < n), default=None), min(m for m in legal if m > n)
+            named = ", ".join(str(m) for m in (below, above) if m)
+            with pytest.raises(ValueError, match=f"nearest legal sizes {named}$"):
+                valid_output(n, depth)
+
+
+def test_valid_sizes_of_the_paper():
+    legal = []
+    for n in range(1, 600):
+        try:
+            assert valid_output(n) == n - 184
+            legal.append(n)
+        except ValueError:
+            pass
+    assert legal == [n for n in range(188, 600) if n % 16 == 12]
+    with torch.device("meta"):
+        net = UNet2015(width=4)
+    with pytest.raises(ValueError, match="no even poolings at 570: nearest legal sizes 556, 572"):
+        net(torch.empty(1, 1, 572, 570, device="meta"))
+    with pytest.raises(ValueError, match=r"images are \(B, 1, H, W\)"):
+        net(torch.empty(1, 3, 572, 572, device="meta"))
+
+
+@pytest.mark.parametrize("level", [0, 1, 2])
+def test_each_skip_is_cropped_from_the_middle(level, monkeypatch):
+    """With one skip alone, or none, what one period of output sees is centred on it."""
+    monkeypatch.setattr(F, "max_pool2d", F.avg_pool2d)
+    net = averaging(UNet2015(width=2, depth=2, dropout=0.0))
+    x = rand(1, 1, 108, 108).requires_grad_()
+    net(x, cut={0, 1} - {level})[..., 32:36, 32:36].sum().backward()
+    seen = x.grad[0, 0]
+    place = torch.arange(108, dtype=torch.float64)
+    close((seen.sum(1) * place).sum() / seen.sum(), 20 + 33.5)
+    close((seen.sum(0) * place).sum() / seen.sum(), 20 + 33.5)
+
+
+def test_cut_names_the_level_whose_skip_is_zeros():
+    torch.manual_seed(0)
+    net = UNet2015(width=2, depth=2).double().eval()
+    x = randn(1, 1, 60, 60)
+    uncut = net(x)
+    for level in (0, 1):
+        before = net(x, cut=[level])
+        assert not torch.allclose(before, uncut)
+        first = net.up[-1 - level][0]
+        with torch.no_grad():
+            first.weight[:, : first.in_channels // 2] += 1  # reads nothing but the skip
+        close(net(x, cut=[level]), before)
+        assert not torch.allclose(net(x), uncut)
+
+
+def test_the_whole_image_is_scored_with_its_mirror_around_it():
+    torch.manual_seed(0)
+    net = UNet2015(width=2, depth=2).double().eval()
+    x = randn(2, 1, 49, 62)
+    at = [torch.arange(-20, n + 40).abs() for n in (49, 62)]
+    mirrored = [torch.where(i < n, i, 2 * (n - 1) - i) for i, n in zip(at, (49, 62), strict=True)]
+    framed = x[..., mirrored[0][:, None], mirrored[1][None, :]][..., :92, :104]  # the next legal sizes from 89 and 102
+    close(whole(net, x), net(framed)[..., :49, :62])
+    assert whole(net, x, cut=[0]).shape == (2, 2, 49, 62)
+    with pytest.raises(ValueError, match="too few to mirror 22 of them"):
+        whole(net, randn(1, 1, 22, 62))
+
+
+def test_tiles_of_the_paper_fit_together():
+    """The overlap-tile strategy: scores of a tile are those of the whole image, if tiles lie on the poolings' grid."""
+    torch.manual_seed(0)
+    net = UNet2015(width=2, depth=2).double().eval()
+    x = randn(1, 1, 108, 108)
+    close(net(x[..., 24:, 40:]), net(x)[..., 24:, 40:], atol=1e-13)
+
+
+def test_he_initialisation_keeps_the_mean_square():
+    """Var = 2 / fan-in for each kind of layer; a 2x2 up-convolution with stride 2 adds up its channels alone."""
+    torch.manual_seed(0)
+    net = UNet2015(width=32, depth=2)
+    for conv, fan in ((net.down[0][2], 9 * 32), (net.up[0][0], 9 * 128), (net.grow[0], 128), (net.score, 32)):
+        close(conv.weight.double().var().item(), 2 / fan, rtol=6 * math.sqrt(2 / conv.weight.numel()))
+        assert not conv.bias.any()
+    h = torch.randn(4, 128, 20, 20).relu()  # as after a ReLU: mean square 1/2, so N(0, 1) again after the next
+    close(net.grow[0](h).square().mean().item(), 1.0, rtol=0.1)
+    fcn = FCN(**(NARROW | {"widths": (32,) * 5, "head": 64}), stride=32, window=3, padding=33)
+    close(fcn.head[0].weight.double().var().item(), 2 / (9 * 32), rtol=6 * math.sqrt(2 / fcn.head[0].weight.numel()))
+
+
+# Weights [Ronneberger 2015, eq. 2].
+
+
+def test_border_weights_by_brute_force():
+    instances = torch.zeros(17, 13, dtype=torch.long)
+    instances[2:6, 2:5], instances[7:12, 3:9], instances[3, 10], instances[14:, 11:] = 1, 2, 5, 9
+    balance = rand(17, 13)
+    weights = sg.border_weights(instances, balance, w0=7.0, sigma=3.0)
+    for y, x in itertools.product(range(17), range(13)):
+        d = sorted(min(math.hypot(y - i, x - j) for i, j in (instances == k).nonzero().tolist()) for k in (1, 2, 5, 9))
+        true = balance[y, x].item() + 7 * math.exp(-((d[0] + d[1]) ** 2) / (2 * 3**2))
+        assert weights[y, x].item() == pytest.approx(true, rel=1e-12)
+
+
+def test_border_weights_without_a_second_cell_are_the_balance_alone():
+    instances = torch.zeros(5, 6, dtype=torch.long)
+    close(sg.border_weights(instances, 0.5), torch.full((5, 6), 0.5))
+    instances[1:3] = 4
+    close(sg.border_weights(instances), torch.ones(5, 6))
+
+
+def test_pixel_loss_is_the_weighted_log_likelihood():
+    scores, weights = randn(2, 3, 4, 5), rand(2, 4, 5, seed=1)
+    target = torch.randint(3, (2, 4, 5), generator=torch.Generator().manual_seed(0))
+    p = scores.exp() / scores.exp().sum(1, keepdim=True)
+    true = 0.0
+    for b, i, j in itertools.product(range(2), range(4), range(5)):
+        true -= weights[b, i, j] * p[b, target[b, i, j], i, j].log()
+    close(sg.pixel_loss(scores, target, weights), true / 40)
