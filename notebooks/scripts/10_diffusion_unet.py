@@ -210,11 +210,11 @@ for t in (50, 500, 950):
     weights = kept["map"][0].mean(0)
     print(f"t = {t}: a position looks at {(-(weights * weights.log()).sum(1)).exp().mean():.0f} of 49")
     panels |= {f"t = {t}, from {where}": weights[i].view(7, 7) for where, i in (("the corner", 0), ("the middle", 24))}
-plots.show(plots.maps(panels, 6, "weight"), "Maps of 7 x 7 weights: a few bright cells, the same from both positions.")
+plots.show(plots.maps(panels, 6, "weight"), "Maps of 7 x 7 weights: a few bright cells, mostly the same from both.")
 
 # %% [markdown]
-# **You should see** few bright cells, the same from both positions: whoever asks, attention fetches something about the
-# image as a whole.
+# **You should see** few bright cells, up to $t = 500$ the same from both: whoever asks, attention fetches something
+# about the image as a whole.
 #
 # ## ADM's choices, at the scale of digits
 #
