@@ -27,7 +27,9 @@ def test_ronneberger2015_a_stage_without_skips_does_not_hear_the_way_down():
         for cut, deaf in ((surgery.without_skips(net, stage), True), (net, False)):
             for block, width in zip(cut.up[stage], widths, strict=True):
                 seen = {}
-                handle = block.block.register_forward_hook(lambda module, args, out, seen=seen: seen.update(x=args[0]))
+                handle = block.block.register_forward_hook(
+                    lambda module, args, out, seen=seen: seen.update(x=args[0].detach())
+                )
                 cut(x(), 500.0)
                 handle.remove()
                 assert (float(seen["x"][:, width:].abs().max()) == 0) == deaf

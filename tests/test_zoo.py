@@ -91,8 +91,18 @@ def test_cards_record_samples_that_are_recognised_cover_the_data_and_are_new(nam
     assert measured["recognised"] >= rate and measured["coverage"] >= 0.9 and measured["novelty"] >= 0.9
 
 
+def test_dhariwal2021_the_networks_of_one_choice_each_are_what_they_say():
+    folder = zoo.ZOO / "choices"
+    assert zoo.names(folder) == sorted(f"{name}-{seed}" for name in recipes.CHOICES for seed in range(3))
+    for name in zoo.names(folder):
+        net, card = zoo.load_network(name, folder)  # its weights fit its recipe
+        choice, seed = name.rsplit("-", 1)
+        assert card["recipe"]["net"] == recipes.CHOICES[choice] and card["recipe"]["seed"] == int(seed)
+        assert not net.training
+
+
 def test_the_zoo_stays_small():
-    assert sum(path.stat().st_size for path in zoo.ZOO.iterdir()) < 40e6
+    assert sum(path.stat().st_size for path in zoo.ZOO.rglob("*")) < 40e6
 
 
 def test_the_digits_model_beats_the_best_linear_denoiser_at_every_level():
