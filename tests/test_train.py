@@ -121,6 +121,8 @@ def test_learning_rate_rises_to_its_peak_and_falls_to_zero():
     assert [train.learning_rate(step, twice) for step in range(100)] == rates
     again = [train.learning_rate(step, twice) for step in range(100, 150)]
     assert again == [train.learning_rate(step, replace(recipe, steps=50)) for step in range(50)]
+    flat = [train.learning_rate(step, replace(recipe, constant=True)) for step in range(100)]
+    assert flat == rates[:10] + 90 * [1.0]
 
 
 def test_ema_forgets_its_initial_weights_as_the_warm_up_says():

@@ -3,6 +3,7 @@ import torch
 from diffusers.models.embeddings import get_timestep_embedding
 from helpers import seeded
 
+from ddpm_path.lab import recipes
 from ddpm_path.unet import (
     Attention,
     Double,
@@ -10,6 +11,7 @@ from ddpm_path.unet import (
     ResBlock,
     UNet,
     adm,
+    ddpm_cifar10,
     double,
     halve,
     improved_time_embedding,
@@ -447,3 +449,14 @@ def test_images_of_another_dtype_or_none_at_all_are_refused():
         fresh()(images().double(), torch.ones(3))
     with pytest.raises(ValueError, match="B > 0"):
         fresh()(images()[:0], torch.ones(0))
+
+
+def test_ho2020_the_cifar10_recipe_trains_ddpms_own_network():
+    ours, published = recipes.RECIPES["cifar10"].network(), ddpm_cifar10()
+    for p in ours.parameters():
+        torch.nn.init.normal_(p, std=0.02)
+    published.load_state_dict(ours.state_dict())
+    x, t = torch.randn(2, 3, 16, 16), torch.tensor([1.0, 700.0])
+    with torch.no_grad():
+        assert torch.equal(ours.eval()(x, t), published.eval()(x, t))
+    assert str(ours) == str(published)  # dropout and groups, too

@@ -60,7 +60,7 @@ def test_an_unknown_name_is_met_with_the_nearest():
 
 @pytest.mark.parametrize("name", sorted([*recipes.RECIPES, *recipes.RECOGNISERS, *recipes.CLASSIFIERS]))
 def test_shipped_cards_tell_the_recipe_that_makes_them(name):
-    if name == "digits-live":  # trained in notebook 04 each time, never shipped
+    if name in ("digits-live", "cifar10"):  # trained in notebook 04 each time; days on a GPU: never shipped
         assert name not in zoo.names()
         return
     if name.startswith("compare-") and name not in zoo.names():  # in training

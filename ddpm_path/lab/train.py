@@ -262,10 +262,12 @@ def stratified_moments(batch: int, first: float, last: float, generator: torch.G
 
 
 def learning_rate(step: int, recipe: Recipe) -> float:
-    """A linear rise over the warm-up (never 0), then a half cosine down to 0; all of it again after a restart."""
+    """A linear rise over the warm-up (never 0), then a half cosine down to 0 or none; all again after a restart."""
     start, end = (recipe.restart, recipe.steps) if step >= recipe.restart else (0, recipe.restart)
     step, steps = step - start, end - start
     warm = min(1.0, (step + 1) / max(1, recipe.warmup))
+    if recipe.constant:
+        return recipe.lr * warm
     gone = max(0, step - recipe.warmup) / max(1, steps - recipe.warmup)
     return recipe.lr * warm * 0.5 * (1 + math.cos(math.pi * gone))
 
