@@ -5,7 +5,8 @@ from ddpm_path.lab.record.claim import Claim, State
 _GUIDED = (
     "Model: `digits` of the zoo, labels 0, 1, ..., 9, 0, ...; `classifier_free_batched`, then `clip_x0`; DDIM, 10 "
     "steps of `uniform_times` from T, the same latents (seed 0) at the scales 1, 1.5, 2, 3, 4 and 8. A larger set, 500 "
-    "latents (benchmarks/guidance.py), decides; the notebook, in its time, takes 80. "
+    "latents (benchmarks/guidance.py), decides; the notebook, in its time, takes 80 (100 in "
+    "a first run, with the same outcomes). "
 )
 _FEWER = " (Planned were 2,000 latents, and MNIST beside them, which take hours.)"
 
