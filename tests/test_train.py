@@ -9,7 +9,7 @@ import torch
 
 from ddpm_path.lab import checkpoint, train
 from ddpm_path.lab.datasets import digits, to_display
-from ddpm_path.lab.recipes import ClassifierRecipe, Recipe
+from ddpm_path.lab.recipes import ClassifierRecipe, Recipe, for_images
 from ddpm_path.schedule import VE, VP
 from ddpm_path.unet import UNet
 
@@ -375,3 +375,13 @@ def test_a_classifier_whose_loss_explodes_says_so_and_odd_images_are_refused(dat
         train.train_classifier(replace(READER, lr=1e30, warmup=1), data)
     with pytest.raises(ValueError, match="expected"):
         train.train_classifier(READER, data._replace(train=(data.train + 1) * 127.5))
+
+
+def test_a_recipe_for_own_images_fits_their_size_and_keeps_small_grids():
+    for size in (8, 16, 24, 32, 48, 64, 128, 256):
+        recipe = for_images("mine", 3, size, 0, 500)
+        net = recipe.network()
+        assert size / net.patch <= 16 and net(torch.zeros(1, 3, size, size), torch.ones(1)).shape == (1, 3, size, size)
+    for size, nearest in ((28, "24, 32"), (40, "32, 48"), (6, "8$")):
+        with pytest.raises(ValueError, match=f"{size} is not divisible by .*: nearest legal sizes {nearest}"):
+            for_images("mine", 3, size, 0, 500)

@@ -72,7 +72,7 @@ def _bits(
         return [], [f"no bits/dim: the bound's prior is N(0, I), and the schedule ends at std {last:g}"]
     labels, chain = real.test_labels[:n] if recipe.net["classes"] else None, recipe.times(1000)
     reverse = step_back(name, chain, variance, labels, folder)
-    measured = metrics.bits(reverse, schedule, real.test[:n], chain, STRATA, seed)
+    measured = metrics.bits(reverse, schedule, real.test[:n], chain, STRATA, seed, f"bits of {n} images")
     settings: Settings = {"weights": "ema", "data": recipe.data, "split": "test", "n": n}
     settings |= {"levels": len(chain) - 1, "strata": STRATA, "labels": "none" if labels is None else "true"}
     settings |= {"variance": variance or "the model's", "x_0": "clipped", "seed": seed}

@@ -327,20 +327,27 @@ def clipped_reverse(
 
 @torch.no_grad()
 def bits(
-    reverse: Reverse, schedule: Schedule, images: Tensor, times: Sequence[float], strata: int = 40, seed: int = 0
+    reverse: Reverse,
+    schedule: Schedule,
+    images: Tensor,
+    times: Sequence[float],
+    strata: int = 40,
+    seed: int = 0,
+    progress: str | None = None,
 ) -> Bits:
     """The variational bound of images (B, ...) along `times`, [T, ..., 0], from about `strata` of its terms an image.
 
     The rate is the sum of the terms before the last, which is the distortion. Its steps are cut into strata that widen
     with t, as most bits lie near the data; each image draws a step of its own in each, whose term counts for the whole
     stratum: unbiased, and exact for strata of one step. The same seed gives all models the same steps and noise.
+    `progress` is the title of a progress bar, if there is to be one.
     """
     draw = torch.Generator().manual_seed(seed)
     rising = torch.tensor(times, dtype=torch.float64).flip(0)  # 0, t_1, ..., T: step k leads from k to k - 1
     n, steps = len(images), len(times) - 1
     edges = sorted({round(2 * ((steps + 1) / 2) ** (k / strata)) for k in range(strata + 1)})
     terms = []
-    for low, high in tqdm([(1, 2), *itertools.pairwise(edges)], desc=f"bits of {n} images"):
+    for low, high in tqdm([(1, 2), *itertools.pairwise(edges)], progress, disable=progress is None):
         k = low + (torch.rand(n, generator=draw).double() * (high - low)).long()
         eps = torch.randn(images.shape, generator=draw)
         terms.append((high - low) * bound_term(reverse, schedule, images, rising[k], rising[k - 1], eps))

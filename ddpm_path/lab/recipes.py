@@ -18,6 +18,7 @@ from ddpm_path.losses import (
     V,
     as_eps,
     bound_loss,
+    chain_mean,
     hybrid,
     learned_bound,
     on_clock,
@@ -44,7 +45,12 @@ BETAS: dict[str, Callable[[int], Tensor]] = {
     "cosine": cosine_betas,
 }
 SDES: dict[str, Callable[[], Schedule]] = {"vp": VP, "sub-vp": SubVP, "ve": VE, "ve-digits": partial(VE, 0.02, 18.5)}
-PREDICTIONS: dict[str, Prediction] = {"eps": EPS, "x0": X0, "v": V}
+PREDICTIONS: dict[str, Prediction] = {
+    "eps": EPS,
+    "x0": X0,
+    "v": V,
+    "linear-mean": chain_mean(Discrete.from_betas(linear_betas())),
+}
 LOSSES: dict[str, Loss] = {
     "simple": simple,
     "bound": bound_loss(fixed_large),
@@ -230,10 +236,10 @@ HALF: dict[str, int | float | list[int]] = {
 TINY: dict[str, int | float | list[int]] = {
     "channels": 1,
     "classes": 0,
-    "patch": 4,
-    "widths": [24, 40],
+    "patch": 2,
+    "widths": [16, 32],
     "attention": [1],
-    "head_width": 40,
+    "head_width": 32,
 }
 
 CIFAR10: dict[str, int | float | list[int]] = {  # `unet.ddpm_cifar10`
@@ -250,9 +256,9 @@ CIFAR10: dict[str, int | float | list[int]] = {  # `unet.ddpm_cifar10`
 }
 
 
-def _compared(betas: str, loss: str, seed: int) -> Recipe:
+def _compared(betas: str, loss: str, seed: int = 0, prediction: str = "eps") -> Recipe:
     """One of the small models without labels that differ in a single choice, to see what it buys."""
-    return Recipe("digits", TINY, steps=600, betas=betas, prediction="eps", loss=loss, seed=seed)
+    return Recipe("digits", TINY, steps=2000, betas=betas, prediction=prediction, loss=loss, seed=seed)
 
 
 def _learning(recipe: Recipe, loss: str, importance: bool = False) -> Recipe:
@@ -265,6 +271,12 @@ RECIPES: dict[str, Recipe] = {
     "digits-live": Recipe("digits", SMALL, steps=1000),
     "mnist": Recipe("mnist", SMALL, steps=9000, restart=6000),
     **{f"compare-linear-simple-{seed}": _compared("linear", "simple", seed) for seed in range(3)},
+    **{f"compare-linear-bound-{seed}": _compared("linear", "bound", seed) for seed in range(3)},
+    **{f"compare-linear-{loss}-x0": _compared("linear", loss, prediction="x0") for loss in ("simple", "bound")},
+    **{
+        f"compare-linear-{loss}-mean": _compared("linear", loss, prediction="linear-mean")
+        for loss in ("simple", "bound")
+    },
     **{f"compare-cosine-simple-{seed}": _compared("cosine", "simple", seed) for seed in range(3)},
     **{f"compare-cosine-hybrid-{seed}": _learning(_compared("cosine", "simple", seed), "hybrid") for seed in range(3)},
     **{
@@ -312,17 +324,20 @@ CHOICES: dict[str, dict[str, int | float | list[int]]] = {  # ADM's, one changed
 
 
 def for_images(name: str, channels: int, size: int, classes: int, images: int) -> Recipe:
-    """A sensible recipe for a set of one's own images: the small network over patches that leave at most 16 x 16.
+    """A sensible recipe for a set of one's own images: three levels over patches that leave at most 16 x 16.
 
-    ValueError for a size that the network's patches and levels do not divide.
+    On a laptop's CPU it trains within half an hour. ValueError for a size that its patches and levels do not divide.
     """
     patch = 2
     while size / patch > 16:
         patch *= 2
-    if size % (2 * patch):
-        below = size // (2 * patch) * 2 * patch
-        raise ValueError(f"{size} is not divisible by {2 * patch}: nearest legal sizes {below}, {below + 2 * patch}")
-    net = SMALL | {"channels": channels, "classes": classes, "patch": patch, "widths": [64, 128], "head_width": 64}
+    unit = 4 * patch
+    if size % unit:
+        below = size // unit * unit
+        nearest = f"{below}, {below + unit}" if below else str(unit)
+        raise ValueError(f"{size} is not divisible by {unit}: nearest legal sizes {nearest}")
+    net = SMALL | {"channels": channels, "classes": classes, "patch": patch}
+    net |= {"widths": [32, 64, 128], "attention": [2], "head_width": 32}
     return Recipe(name, net, steps=4000, batch=min(64, images))
 
 
