@@ -71,6 +71,10 @@ CLAIMS: tuple[Claim, ...] = (
         "09_upsampling",
         "Nor does training remove them: resizing, then convolving, has fewer [Odena 2016, sec. Better Upsampling]",
         _TRAINED + "Margin: log2(energy of k = 3 / energy of resizing), mean over seeds. " + _SEEDS,
+        State.HOLDS,
+        "Energy 0.00024 with k = 3, 0.00015 after resizing; margin +0.70 +- 0.09. Training under a squared error does "
+        "remove all but a thousandth: the digits themselves have 0.00023, and resizing gains by smoother copies, too. "
+        "What digits lack is power at (1/2, 1/2): there k = 3 has twelve times theirs, resizing a quarter.",
     ),
     Claim(
         "checkerboard-divides",
@@ -78,5 +82,8 @@ CLAIMS: tuple[Claim, ...] = (
         "Even if the stride divides the kernel, learned weights fall into checkerboards more than after resizing "
         "[Odena 2016, sec. Overlap & Learning]",
         _TRAINED + "Margin: log2(energy of k = 4 / energy of resizing), mean over seeds. " + _SEEDS,
+        State.HOLDS,
+        "Energy 0.00026 with k = 4, 0.00015 after resizing; margin +0.80 +- 0.13. As with k = 3, that is no more than "
+        "the digits have, but for the power at (1/2, 1/2), twelve times theirs.",
     ),
 )
