@@ -136,6 +136,21 @@ def test_border_weights_reach_the_loss(data):
     assert max(moved) > 0
 
 
+@pytest.mark.parametrize("name", sorted(recipes.SEGMENTERS))
+def test_shipped_segmenters_are_their_recipe_and_as_good_as_their_card_says(name, data):
+    card = zoo.card(name)
+    assert recipes.SegmenterRecipe(**card["recipe"]) == recipes.SEGMENTERS[name]
+    others = touching_digits(data.test, data.test_labels, 20, seeded(2))
+    seen = metrics.segment(zoo.load_segmenter(name), others.images)
+    found = metrics.mean_iou(metrics.confusion(seen, others.classes, 11), 10)
+    assert found == pytest.approx(card["mean_iou"], abs=0.08)
+
+
+def test_segmenters_take_two_megabytes_together():
+    files = [zoo.ZOO / f"{name}.safetensors" for name in recipes.SEGMENTERS]
+    assert sum(path.stat().st_size for path in files) <= 2e6
+
+
 def test_another_kind_is_refused():
     with pytest.raises(ValueError, match="'digits' is a diffusion model, not a segmenter"):
         zoo.load_segmenter("digits")
