@@ -56,6 +56,9 @@ def test_relations_1_to_7_and_15_as_the_guide_prints_them(i, k, p, s, d):
     assert cv.output_size(i, k, s) == F.max_pool1d(torch.zeros(1, 1, i), k, s).shape[2]  # 7
     if i >= k + (k - 1) * (d - 1):
         assert cv.output_size(i, k, s, p, d) == (i + 2 * p - k - (k - 1) * (d - 1)) // s + 1  # 15
+        if k % 2:
+            assert cv.output_size(i, k, 1, cv.half_padding(k, d), d) == i  # "same", with gaps in the kernel
+        assert cv.output_size(i, k, 1, cv.full_padding(k, d), d) == i + cv.effective_kernel(k, d) - 1
     assert cv.effective_kernel(k, d) == k + (k - 1) * (d - 1)
 
 
