@@ -69,19 +69,19 @@ for padding in (0, 1):
 #
 # ## FCN: 32, 16, 8
 #
-# After five poolings scores are 32 pixels apart. FCN-32s interpolates them. FCN-16s doubles them and adds scores made
-# from the fourth pooling, a *skip*; FCN-8s repeats this with the third. 100 pixels of padding let the 7x7 head find
-# windows in small images, too. Maps must then be cropped so that pixels meet: keep for each the place of its first unit
-# and the distance to the next.
+# After VGG-16's five poolings scores are 32 pixels apart. FCN-32s interpolates them. FCN-16s doubles them and adds
+# scores made from the fourth pooling, a *skip*; FCN-8s repeats this with the third. 100 pixels of padding let the 7x7
+# head find windows in small images. Maps must then be cropped so that pixels meet: keep for each the place of its first
+# unit and the distance to the next.
 
 # %%
 start, step = 0.0, 1
-for k, s, p in [(3, 1, 100), *[(2, 2, 0)] * 5, (7, 1, 0)]:  # VGG-16 without padded 3x3 convolutions: they move nothing
+for k, s, p in [(3, 1, 100), *[(2, 2, 0)] * 5, (7, 1, 0)]:  # all other convolutions keep the size and move nothing
     start, step = start + step * ((k - 1) / 2 - p), step * s
-up = start - (64 - 1) / 2  # the first of 64 outputs of a kernel around it
+up = start - (64 - 1) / 2  # up-sampling by 32 lays 64 outputs around each score: here the very first
 with torch.device("meta"):  # shapes only
     nets = {stride: FCN(stride=stride) for stride in (32, 16, 8)}
-assert -up == nets[32].offsets[-1]
+assert -up == nets[32].offsets[-1]  # so many outputs lie before pixel 0
 for stride, net in nets.items():
     parameters = sum(p.numel() for p in net.parameters()) / 1e6
     print(f"FCN-{stride}s: crops {net.offsets}, {parameters:.1f} million parameters, a unit sees {net.field.size}")

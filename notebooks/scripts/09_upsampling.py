@@ -125,8 +125,8 @@ for factor in (2, 3, 4, 8):
 # ## Checkerboards, foretold
 #
 # Let all weights and inputs be 1: each output counts the inputs that it adds up. In one dimension that is the number
-# of weights $j < k$ with $j \equiv r \pmod s$, for each phase $r$. It is even only if $s$ divides $k$. In two
-# dimensions patterns multiply.
+# of weights $j < k$ with $j \equiv r \pmod s$, for each phase $r$, the output's place modulo $s$. It is even only if
+# $s$ divides $k$. In two dimensions patterns multiply.
 #
 # *Predict:* the counts of $k = 3, s = 2$. Of $k = 5, s = 3$. Of $k = 4, s = 2$.
 
