@@ -164,6 +164,8 @@ def test_wrong_sizes_are_met_with_the_right_ones():
     assert cv.half_padding(2, 2) == 1  # two weights two apart span three
     with pytest.raises(ValueError, match=r"28 is not divisible by 3: crop to 27 or pad to 30"):
         cv.checkerboard_energy(torch.zeros(1, 1, 28, 28), 3)
+    with pytest.raises(ValueError, match=r"2 is not divisible by 3: pad to 3"):
+        cv.checkerboard_energy(torch.zeros(1, 1, 3, 2), 3)
 
 
 # Where units stand and what they see, against what an impulse reaches.

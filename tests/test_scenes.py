@@ -43,6 +43,7 @@ def test_classes_and_instances_name_the_ink(data, some):
     digit_images = data.train[:, 0]
     for image, classes, instances in zip(some.images[:, 0], some.classes, some.instances, strict=True):
         assert torch.equal(classes == BACKGROUND, instances == 0)
+        assert torch.equal(classes == BACKGROUND, image <= INK)  # what lies over a digit does not blot it out
         assert image.min() >= -1 and image.max() <= 1
         for k in range(1, 5):
             inked = instances == k
