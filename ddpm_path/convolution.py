@@ -216,8 +216,9 @@ def checkerboard_energy(images: Tensor, period: int) -> Tensor:
     """
     for n in images.shape[2:]:
         if n % period:
-            legal = [m for m in (n // period * period, n // period * period + period) if m > 0]
-            raise ValueError(f"{n} is not divisible by {period}: crop to {' or pad to '.join(map(str, legal))}")
+            below = n // period * period
+            crops = f"crop to {below} or " if below else ""
+            raise ValueError(f"{n} is not divisible by {period}: {crops}pad to {below + period}")
     x = images.double()
     power = torch.fft.fft2(x - x.mean((2, 3), keepdim=True)).abs().square().sum(1)  # (B, H, W)
     H, W = power.shape[1:]

@@ -40,7 +40,7 @@ def convolution_of(linear: nn.Linear, window: int) -> nn.Conv2d:
     convolution.weight.data = linear.weight.data.view(-1, channels, window, window)
     if linear.bias is not None:
         convolution.bias = linear.bias
-    return convolution.to(linear.weight)
+    return convolution
 
 
 class FCN(nn.Module):

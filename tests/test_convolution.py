@@ -56,6 +56,9 @@ def test_relations_1_to_7_and_15_as_the_guide_prints_them(i, k, p, s, d):
     assert cv.output_size(i, k, s) == F.max_pool1d(torch.zeros(1, 1, i), k, s).shape[2]  # 7
     if i >= k + (k - 1) * (d - 1):
         assert cv.output_size(i, k, s, p, d) == (i + 2 * p - k - (k - 1) * (d - 1)) // s + 1  # 15
+        if k % 2:
+            assert cv.output_size(i, k, 1, cv.half_padding(k, d), d) == i  # "same", with gaps in the kernel
+        assert cv.output_size(i, k, 1, cv.full_padding(k, d), d) == i + cv.effective_kernel(k, d) - 1
     assert cv.effective_kernel(k, d) == k + (k - 1) * (d - 1)
 
 
@@ -161,6 +164,8 @@ def test_wrong_sizes_are_met_with_the_right_ones():
     assert cv.half_padding(2, 2) == 1  # two weights two apart span three
     with pytest.raises(ValueError, match=r"28 is not divisible by 3: crop to 27 or pad to 30"):
         cv.checkerboard_energy(torch.zeros(1, 1, 28, 28), 3)
+    with pytest.raises(ValueError, match=r"2 is not divisible by 3: pad to 3"):
+        cv.checkerboard_energy(torch.zeros(1, 1, 3, 2), 3)
 
 
 # Where units stand and what they see, against what an impulse reaches.
@@ -194,12 +199,13 @@ def test_receptive_field_of_a_stack_is_what_reaches_a_unit(stack):
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.lists(st.tuples(layers.map(lambda layer: layer._replace(padding=0)), st.booleans()), min_size=1, max_size=3))
+@given(st.lists(st.tuples(layers, st.booleans()), min_size=1, max_size=3))
 def test_no_unit_after_up_sampling_sees_beyond_its_field(stack):
     x = torch.zeros(1, 1, 40, dtype=torch.float64, requires_grad=True)
     field, size = PIXELS, 40
     for layer, back in stack:
-        assume(size < 200 and (back or fits(size, layer)))
+        left = layer.stride * (size - 1) + cv.effective_kernel(layer.kernel, layer.dilation) - 2 * layer.padding
+        assume(size < 200 and (left > 0 if back else fits(size, layer)))
         size = cv.transposed_size(size, *layer) if back else cv.output_size(size, *layer)
         field = cv.transposed_field(layer, field) if back else cv.receptive_field([layer], field)
     y = run(x, stack)[0, 0]
@@ -217,6 +223,9 @@ def test_fields_of_known_networks():
     assert cv.receptive_field([Layer(2, 2)]) == Field(2, 2, 0.5)
     assert cv.transposed_field(Layer(2, 2), cv.receptive_field([Layer(2, 2)])) == Field(3, 1, 0)
     assert cv.transposed_field(Layer(2, 2)) == Field(1.5, 0.5, -0.25)  # two units stand in each pixel
+    for factor in (2, 3, 4, 8):  # units of an interpolation share out each pixel evenly
+        field = cv.transposed_field(cv.bilinear_layer(factor))
+        close([field.jump, field.start], [1 / factor, (1 / factor - 1) / 2], atol=1e-15)
 
 
 def test_crop_offsets_are_whole_or_refused():

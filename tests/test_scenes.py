@@ -43,6 +43,7 @@ def test_classes_and_instances_name_the_ink(data, some):
     digit_images = data.train[:, 0]
     for image, classes, instances in zip(some.images[:, 0], some.classes, some.instances, strict=True):
         assert torch.equal(classes == BACKGROUND, instances == 0)
+        assert torch.equal(classes == BACKGROUND, image <= INK)  # what lies over a digit does not blot it out
         assert image.min() >= -1 and image.max() <= 1
         for k in range(1, 5):
             inked = instances == k
@@ -134,6 +135,21 @@ def test_border_weights_reach_the_loss(data):
     with_weights, without = (train.train_segmenter(replace(tiny, border=w0), data) for w0 in (10.0, 0.0))
     moved = [(a - b).abs().max() for a, b in zip(with_weights.parameters(), without.parameters(), strict=True)]
     assert max(moved) > 0
+
+
+@pytest.mark.parametrize("name", sorted(recipes.SEGMENTERS))
+def test_shipped_segmenters_are_their_recipe_and_as_good_as_their_card_says(name, data):
+    card = zoo.card(name)
+    assert recipes.SegmenterRecipe(**card["recipe"]) == recipes.SEGMENTERS[name]
+    others = touching_digits(data.test, data.test_labels, 20, seeded(2))
+    seen = metrics.segment(zoo.load_segmenter(name), others.images)
+    found = metrics.mean_iou(metrics.confusion(seen, others.classes, 11), 10)
+    assert found == pytest.approx(card["mean_iou"], abs=0.08)
+
+
+def test_segmenters_take_two_megabytes_together():
+    files = [zoo.ZOO / f"{name}.safetensors" for name in recipes.SEGMENTERS]
+    assert sum(path.stat().st_size for path in files) <= 2e6
 
 
 def test_another_kind_is_refused():

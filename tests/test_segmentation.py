@@ -86,6 +86,36 @@ def test_a_fresh_fcn_answers_zero_and_starts_bilinear():
         assert double.weight.requires_grad  # learned from there on
 
 
+@pytest.mark.parametrize("size", [(24, 32), (33, 26)])
+@pytest.mark.parametrize("stride", [8, 4, 2])
+def test_fcn_layer_by_layer(stride, size):
+    """As the paper's sec. 4 tells it, with torch's functions: three stages of unlike widths, random score layers."""
+    torch.manual_seed(0)
+    net = FCN(2, 3, stride, widths=(4, 5, 6), convs=(1, 2, 1), head=7, window=3, padding=12).double().eval()
+    for score in (net.head[-1], *net.lateral):
+        nn.init.normal_(score.weight)
+        nn.init.normal_(score.bias)
+    x, pools = randn(2, 2, *size), []
+    h = x
+    for stage in net.stages:
+        for conv in [m for m in stage if isinstance(m, nn.Conv2d)]:
+            h = F.conv2d(h, conv.weight, conv.bias, padding=12 if conv.in_channels == 2 else 1).relu()
+        h = F.max_pool2d(h, 2, ceil_mode=True)
+        pools.append(h)
+    first, second, score = (m for m in net.head if isinstance(m, nn.Conv2d))
+    for conv in (first, second):
+        h = F.conv2d(h, conv.weight, conv.bias).relu()
+    h = F.conv2d(h, score.weight, score.bias)
+    close(net.classify(x), h)
+    *crops, last = net.offsets
+    for double, lateral, offset, pool in zip(net.doublings, net.lateral, crops, pools[-2::-1], strict=False):
+        h = F.conv_transpose2d(h, double.weight, stride=2)
+        finer = F.conv2d(pool, lateral.weight, lateral.bias)
+        h = h + finer[..., offset : offset + h.shape[2], offset : offset + h.shape[3]]
+    weight = sg.bilinear_weight(3, 2 * stride)
+    close(net(x), F.conv_transpose2d(h, weight, stride=stride)[..., last : last + size[0], last : last + size[1]])
+
+
 def test_fine_scores_reach_the_answer_only_where_they_are_fused():
     x = torch.randn(1, 1, 64, 64)
     for stride in (32, 16, 8):
@@ -108,6 +138,8 @@ def test_illegal_fcns_and_sizes_are_met_with_legal_ones():
         net(torch.zeros(1, 1, 96, 100))
     with pytest.raises(ValueError, match=r"images are \(B, 1, H, W\)"):
         net(torch.zeros(1, 3, 96, 96))
+    with pytest.raises(ValueError, match=r"images are \(B, 1, H, W\) for this network, B > 0"):
+        net(torch.zeros(0, 1, 96, 96))
     small = FCN(**NARROW, stride=8, window=1, padding=1)  # the doubled maps are cropped instead: every size comes out
     assert small.offsets == [-1, -1, 4]
     for size in range(1, 140):
@@ -120,6 +152,24 @@ def test_illegal_fcns_and_sizes_are_met_with_legal_ones():
         else:
             with pytest.raises(ValueError, match="nearest legal sizes"):
                 net(x)
+
+
+@pytest.mark.parametrize("padding", [1, 2, 3, 5, 12])
+@pytest.mark.parametrize("window", [1, 2, 4])
+@pytest.mark.parametrize("stride", [8, 4, 2])
+def test_legal_sizes_are_those_that_every_map_can_be_cropped_for(stride, window, padding, monkeypatch):
+    """The arithmetic of sizes against what torch says of each, without a check before it."""
+    try:
+        net = FCN(1, 2, stride, widths=(2, 2, 2), convs=(1, 1, 1), head=2, window=window, padding=padding)
+    except ValueError:
+        return  # no whole offset, or a border without scores
+    monkeypatch.setattr(net, "_check", lambda x: None)
+    for size in range(1, 50):
+        try:
+            fits = net(torch.zeros(1, 1, size, size)).shape[2:] == (size, size)
+        except (RuntimeError, ValueError):
+            fits = False
+        assert net._fits(size) == fits, size
 
 
 def window_classifier():
@@ -166,6 +216,30 @@ def test_the_paper_unet_has_the_sizes_of_figure_1():
     assert [m.kernel_size for m in net.grow] == [(2, 2)] * 4
 
 
+@pytest.mark.parametrize("training", [False, True])
+def test_unet_layer_by_layer(training):
+    """Figure 1 with torch's functions, at depth 2; dropout of everything, in training, leaves zeros at the bottom."""
+    torch.manual_seed(0)
+    net = UNet2015(channels=2, classes=3, width=2, depth=2, dropout=1.0).double().train(training)
+    for p in net.parameters():
+        if p.ndim == 1:
+            nn.init.normal_(p)
+
+    def pair(layers, h):
+        for conv in (layers[0], layers[2]):
+            h = F.conv2d(h, conv.weight, conv.bias).relu()
+        return h
+
+    x = randn(2, 2, 44, 60)
+    fine = pair(net.down[0], x)
+    coarse = pair(net.down[1], F.max_pool2d(fine, 2))
+    h = pair(net.down[2], F.max_pool2d(coarse, 2)) * (not training)
+    for skip, by, grow, up in zip((coarse, fine), (4, 16), net.grow, net.up, strict=True):
+        h = F.conv_transpose2d(h, grow.weight, grow.bias, stride=2)
+        h = pair(up, torch.cat([skip[..., by:-by, by:-by], h], dim=1))
+    close(net(x), F.conv2d(h, net.score.weight, net.score.bias))
+
+
 @pytest.mark.parametrize("depth", [1, 2, 3, 4])
 def test_valid_sizes_by_walking_through_the_network(depth):
     def walk(n):
@@ -205,8 +279,9 @@ def test_valid_sizes_of_the_paper():
         net = UNet2015(width=4)
     with pytest.raises(ValueError, match="no even poolings at 570: nearest legal sizes 556, 572"):
         net(torch.empty(1, 1, 572, 570, device="meta"))
-    with pytest.raises(ValueError, match=r"images are \(B, 1, H, W\)"):
-        net(torch.empty(1, 3, 572, 572, device="meta"))
+    for wrong in ((1, 3, 572, 572), (0, 1, 572, 572)):
+        with pytest.raises(ValueError, match=r"images are \(B, 1, H, W\) for this network, B > 0"):
+            net(torch.empty(*wrong, device="meta"))
 
 
 @pytest.mark.parametrize("level", [0, 1, 2])
@@ -244,10 +319,18 @@ def test_the_whole_image_is_scored_with_its_mirror_around_it():
     at = [torch.arange(-20, n + 40).abs() for n in (49, 62)]
     mirrored = [torch.where(i < n, i, 2 * (n - 1) - i) for i, n in zip(at, (49, 62), strict=True)]
     framed = x[..., mirrored[0][:, None], mirrored[1][None, :]][..., :92, :104]  # the next legal sizes from 89 and 102
-    close(whole(net, x), net(framed)[..., :49, :62])
-    assert whole(net, x, cut=[0]).shape == (2, 2, 49, 62)
+    for cut in ((), (0,)):
+        close(whole(net, x, cut), net(framed, cut)[..., :49, :62])
     with pytest.raises(ValueError, match="too few to mirror 22 of them"):
         whole(net, randn(1, 1, 22, 62))
+
+
+def test_crops_are_what_they_say_or_refused():
+    x = randn(1, 2, 7, 6)
+    assert torch.equal(sg.crop(x, 1, (4, 3)), x[:, :, 1:5, 1:4])
+    assert torch.equal(sg.centre(x, (3, 4)), x[:, :, 2:5, 1:5])
+    with pytest.raises(ValueError, match=r"no \(4, 3\) in \(7, 6\) from 4 on"):
+        sg.crop(x, 4, (4, 3))
 
 
 def test_tiles_of_the_paper_fit_together():
@@ -267,20 +350,23 @@ def test_he_initialisation_keeps_the_mean_square():
         assert not conv.bias.any()
     h = torch.randn(4, 128, 20, 20).relu()  # as after a ReLU: mean square 1/2, so N(0, 1) again after the next
     close(net.grow[0](h).square().mean().item(), 1.0, rtol=0.1)
-    fcn = FCN(**(NARROW | {"widths": (32,) * 5, "head": 64}), stride=32, window=3, padding=33)
-    close(fcn.head[0].weight.double().var().item(), 2 / (9 * 32), rtol=6 * math.sqrt(2 / fcn.head[0].weight.numel()))
+    fcn = FCN(**(NARROW | {"widths": (32, 64), "convs": (1, 1), "head": 48}), stride=4, window=3, padding=33)
+    for conv, fan in ((fcn.stages[1][0], 9 * 32), (fcn.head[0], 9 * 64), (fcn.head[3], 48)):
+        close(conv.weight.double().var().item(), 2 / fan, rtol=6 * math.sqrt(2 / conv.weight.numel()))
 
 
 # Weights [Ronneberger 2015, eq. 2].
 
 
-def test_border_weights_by_brute_force():
+@pytest.mark.parametrize("cells", [(2, 5), (1, 2, 5, 9)])
+def test_border_weights_by_brute_force(cells):
     instances = torch.zeros(17, 13, dtype=torch.long)
     instances[2:6, 2:5], instances[7:12, 3:9], instances[3, 10], instances[14:, 11:] = 1, 2, 5, 9
+    instances *= torch.isin(instances, torch.tensor(cells))
     balance = rand(17, 13)
     weights = sg.border_weights(instances, balance, w0=7.0, sigma=3.0)
     for y, x in itertools.product(range(17), range(13)):
-        d = sorted(min(math.hypot(y - i, x - j) for i, j in (instances == k).nonzero().tolist()) for k in (1, 2, 5, 9))
+        d = sorted(min(math.hypot(y - i, x - j) for i, j in (instances == k).nonzero().tolist()) for k in cells)
         true = balance[y, x].item() + 7 * math.exp(-((d[0] + d[1]) ** 2) / (2 * 3**2))
         assert weights[y, x].item() == pytest.approx(true, rel=1e-12)
 

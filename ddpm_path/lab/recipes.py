@@ -192,10 +192,10 @@ class SegmenterRecipe:
     border: float = 0.0
     classify: int = 0
     data: str = "digits"
-    scenes: int = 60
+    scenes: int = 300
     digits: int = 20
     size: int = 88
-    steps: int = 800
+    steps: int = 4000
     lr: float = 2e-3
     seed: int = 0
 
@@ -357,9 +357,9 @@ NARROW: dict[str, int | float | list[int]] = {
     "head": 128,
     "window": 1,
     "padding": 1,
-    "dropout": 0.2,
+    "dropout": 0.1,
 }
-SHALLOW: dict[str, int | float | list[int]] = {"width": 12, "depth": 2, "dropout": 0.2}
+SHALLOW: dict[str, int | float | list[int]] = {"width": 16, "depth": 2, "dropout": 0.1}
 
 SEGMENTERS: dict[str, SegmenterRecipe] = {
     "scenes-fcn-8s": SegmenterRecipe("fcn", NARROW | {"stride": 8}, classify=150),
