@@ -410,7 +410,7 @@ def test_no_samples_are_refused():
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 9, 27, 50, 1000])
 @pytest.mark.parametrize("schedule", [LINEAR, COSINE], ids=["linear", "cosine"])
-def test_song2020_eta_1_is_ddpm_on_any_subset_of_the_chain(schedule, steps):
+def test_song2020_eq12_eq16_eta_1_is_ddpm_on_any_subset_of_the_chain(schedule, steps):
     eps_fn, times, x = skewed_mixture().eps_fn(schedule), uniform_times(1000, steps), start(5, 2)
     calls = []
     counted = lambda x, t: calls.append(t[0].item()) or eps_fn(x, t)  # noqa: E731
