@@ -44,7 +44,7 @@ def test_output_size_is_torchs_or_an_error_where_torch_has_one(size, layer):
 
 @many
 @given(st.integers(5, 40), st.integers(1, 5), st.integers(0, 6), st.integers(1, 4), st.integers(1, 2))
-def test_relations_1_to_7_and_15_as_the_guide_prints_them(i, k, p, s, d):
+def test_dumoulin2016_rel1_2_3_4_5_6_7_15_as_the_guide_prints_them(i, k, p, s, d):
     assert cv.output_size(i, k) == (i - k) + 1  # 1
     assert cv.output_size(i, k, 1, p) == (i - k) + 2 * p + 1  # 2
     if k % 2:
@@ -64,7 +64,7 @@ def test_relations_1_to_7_and_15_as_the_guide_prints_them(i, k, p, s, d):
 
 @many
 @given(st.integers(5, 40), st.integers(1, 5), st.integers(0, 2), st.integers(1, 4))
-def test_relations_8_to_14_as_the_guide_prints_them(i, k, p, s):
+def test_dumoulin2016_rel8_9_10_11_12_13_14_as_the_guide_prints_them(i, k, p, s):
     out = cv.output_size(i, k)
     assert cv.transposed_size(out, k) == out + (k - 1) == i  # 8
     out = cv.output_size(i, k, 1, p)

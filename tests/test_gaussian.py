@@ -117,7 +117,7 @@ def bayes(x0, x, now, then):
     [(LINEAR(t), LINEAR(s)) for t, s in STEPS if s > 0]
     + [(COSINE(1000), COSINE(999)), (VE()(0.8), VE()(0.3)), (SubVP()(0.8), SubVP()(0.3)), (VP()(0.01), VP()(0.001))],
 )
-def test_ho2020_eq7_posterior_is_bayes_rule(now, then):
+def test_ho2020_eq6_eq7_posterior_is_bayes_rule(now, then):
     x0, x = randn(5, 2, seed=1) + 1, randn(5, 2, seed=2)
     mean, variance = posterior(x0, x, now, then)
     true_mean, true_variance = bayes(x0, x, now, then)
@@ -149,7 +149,7 @@ def test_ho2020_eq7_in_the_papers_own_letters(t):
 
 
 @pytest.mark.parametrize("t", [1, 2, 500, 1000])
-def test_ho2020_eq11_mean_from_eps_is_the_posterior_mean_of_the_implied_x0(t):
+def test_ho2020_eq11_eq15_mean_from_eps_is_the_posterior_mean_of_the_implied_x0(t):
     x, eps = randn(4, 3, seed=1), randn(4, 3, seed=2)
     true = (x - BETAS[t] / math.sqrt(1 - bar(t)) * eps) / math.sqrt(1 - BETAS[t])
     close(posterior(x0_from_eps(x, eps, LINEAR(t)), x, LINEAR(t), LINEAR(t - 1))[0], true, rtol=1e-9, atol=1e-11)

@@ -107,7 +107,7 @@ def test_song2020_alg3_denoising_is_noise_free_and_exact_for_a_point():
     assert end.x is end.x0
 
 
-def test_a_level_continues_where_the_last_one_ended():
+def test_song2019_alg1_a_level_continues_where_the_last_one_ended():
     """Two levels in one walk are two walks of `langevin`, and a level that forgot its start would not see it."""
     world, x = gaussian_eps(0.7, 0.25, SIGMAS), 3 * randn(4, 3)
     draw = noise_source(4, (3,), seeded(5), torch.float64)

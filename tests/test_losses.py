@@ -54,11 +54,19 @@ def test_ho2020_alg1_the_network_is_shown_x_t_and_its_time():
         close(x[i], bar.sqrt() * x0[i] + (1 - bar).sqrt() * eps[i], rtol=1e-9, atol=1e-10)
 
 
-@pytest.mark.parametrize("wrong", [lambda x: x[:, :1], lambda x: x.float(), lambda x: (x,)])
-def test_an_answer_of_another_shape_type_or_dtype_is_refused_not_broadcast(wrong):
-    x0, t = randn(3, 2, 3, 3), torch.tensor([1.0, 400.0, 1000.0])
+@pytest.mark.parametrize(
+    ("wrong", "shape"),
+    [
+        (lambda x: x[:, :1], (3, 2, 3, 3)),
+        (lambda x: x.flatten(), (3, 1)),  # as many numbers; broadcasting would compare every answer with every target
+        (lambda x: x.float(), (3, 2, 3, 3)),
+        (lambda x: (x,), (3, 2, 3, 3)),
+    ],
+)
+def test_an_answer_of_another_shape_type_or_dtype_is_refused_not_broadcast(wrong, shape):
+    x0, t = randn(*shape), torch.tensor([1.0, 400.0, 1000.0])
     with pytest.raises(ValueError, match="a network answer"):
-        simple(lambda x, t: wrong(x), EPS, LINEAR, x0, t, randn(3, 2, 3, 3, seed=1))
+        simple(lambda x, t: wrong(x), EPS, LINEAR, x0, t, randn(*shape, seed=1))
     with pytest.raises(ValueError, match="a network answer"):
         as_eps(lambda x, t, label: wrong(x), V, LINEAR)(x0, t)
 

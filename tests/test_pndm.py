@@ -125,7 +125,7 @@ def test_a_constant_eps_makes_every_method_ddim(sampler):
 @pytest.mark.parametrize("to_data", [True, False])
 @pytest.mark.parametrize("steps", [10, 20, 50])
 @pytest.mark.parametrize(("sampler", "skip", "more"), [(f_pndm, False, 9), (plms, True, 1)])
-def test_pndm_equals_diffusers(sampler, skip, more, steps, to_data):
+def test_liu2022_alg2_pndm_equals_diffusers(sampler, skip, more, steps, to_data):
     """Both modes, to alpha_bar = 1 and to their index 0; ours is handed their float32 table."""
     scheduler = PNDMScheduler(skip_prk_steps=skip, set_alpha_to_one=to_data, steps_offset=0)
     schedule = Discrete(torch.cat([torch.ones(1), scheduler.alphas_cumprod]).double())

@@ -12,8 +12,9 @@ from ddpm_path import samplers
 from ddpm_path.exact import FiniteData, GaussianMixture
 from ddpm_path.gaussian import ddim_step, fixed_large, fixed_small, posterior, q_sample, x0_from_eps
 from ddpm_path.guidance import clip_x0
-from ddpm_path.samplers import ancestral, ddim, last, noise_source, start_noise
+from ddpm_path.samplers import ancestral, ddim, ddim_invert, last, noise_source, predictor_corrector, start_noise
 from ddpm_path.schedule import VE, VP, Discrete, SubVP, linear_betas, uniform_times
+from ddpm_path.sde import ancestral_step, level_step
 
 COUNTS = [1, 2, 3, 9, 27, 50, 1000]
 VARIANCES = pytest.mark.parametrize("variance", [fixed_small, fixed_large])
@@ -320,14 +321,20 @@ def test_without_a_generator_torchs_own_seed_decides():
 # --- manners
 
 
-def test_gradients_are_off_inside_and_left_alone_outside():
+def corrected(eps_fn, schedule, x, times):
+    return predictor_corrector(eps_fn, schedule, x, times, ancestral_step(fixed_small), level_step(0.1))
+
+
+@pytest.mark.parametrize("sampler", [ancestral, ddim, corrected, ddim_invert])
+def test_gradients_are_off_inside_and_left_alone_outside(sampler):
     weight = torch.ones((), dtype=torch.float64, requires_grad=True)
 
     def eps_fn(x, t):
         assert not torch.is_grad_enabled()
         return weight * x
 
-    for state in ancestral(eps_fn, LINEAR, start(2, 3), [1000, 500, 0]):
+    times = [0, 500, 1000] if sampler is ddim_invert else [1000, 500, 0]
+    for state in sampler(eps_fn, LINEAR, start(2, 3), times):
         assert torch.is_grad_enabled() and not state.x.requires_grad
     assert torch.is_grad_enabled()
 
@@ -403,7 +410,7 @@ def test_no_samples_are_refused():
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 9, 27, 50, 1000])
 @pytest.mark.parametrize("schedule", [LINEAR, COSINE], ids=["linear", "cosine"])
-def test_song2020_eta_1_is_ddpm_on_any_subset_of_the_chain(schedule, steps):
+def test_song2020_eq12_eq16_eta_1_is_ddpm_on_any_subset_of_the_chain(schedule, steps):
     eps_fn, times, x = skewed_mixture().eps_fn(schedule), uniform_times(1000, steps), start(5, 2)
     calls = []
     counted = lambda x, t: calls.append(t[0].item()) or eps_fn(x, t)  # noqa: E731

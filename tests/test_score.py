@@ -64,7 +64,7 @@ def crooked(x):
 
 
 @pytest.mark.parametrize("shape", [(4, 3), (4, 1, 1, 3)])
-def test_hyvarinen2005_eq1_trace_is_the_jacobians(shape):
+def test_song2019_eq1_trace_is_the_jacobians(shape):
     x = randn(*shape)
     found = implicit(crooked, x)
     for i in range(4):

@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 from diffusers import DDPMScheduler, ScoreSdeVeScheduler
-from helpers import LINEAR, close, gaussian_eps, randn, seeded, skewed_mixture
+from helpers import LINEAR, close, gaussian_eps, rand, randn, seeded, skewed_mixture
 
 from ddpm_path import sde
 from ddpm_path.exact import GaussianMixture, isotropic_mixture
@@ -226,6 +226,16 @@ def test_song2021_alg4_langevin_steps_keep_their_level():
     )  # fmt: skip
     true = v / (1 - step * std**2 / (2 * v))
     assert abs(float(last(states).var()) / true - 1) < 4 * math.sqrt(2 / 20_000)
+
+
+def test_song2021_alg4_5_the_step_in_the_papers_own_letters():
+    """epsilon = 2 alpha (r |z| / |score|)^2, each sample's own: alpha 1 on VE; std^2 times the share is epsilon."""
+    r, alpha = 0.16, 0.98
+    eps, z, std = randn(5, 3, 2), randn(5, 3, 2, seed=1), rand(5, seed=2)
+    score = -eps / std[:, None, None]
+    epsilon = torch.stack([2 * alpha * (r * z[k].norm() / score[k].norm()) ** 2 for k in range(5)])
+    close(sde.snr_step(r)(eps, z, alpha) * std**2, epsilon)
+    close(sde.level_step(r)(eps, z, alpha), 2 * alpha * r**2)
 
 
 def test_sample_k_depends_on_seed_and_k_only_with_correctors_too():

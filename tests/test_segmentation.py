@@ -341,9 +341,11 @@ def test_tiles_of_the_paper_fit_together():
     close(net(x[..., 24:, 40:]), net(x)[..., 24:, 40:], atol=1e-13)
 
 
-def test_he_initialisation_keeps_the_mean_square():
+def test_he2015_eq10_initialisation_keeps_the_mean_square():
     """Var = 2 / fan-in for each kind of layer; a 2x2 up-convolution with stride 2 adds up its channels alone."""
     torch.manual_seed(0)
+    alone = sg.he(torch.nn.Conv2d(300, 400, 1, bias=False), 300)
+    close(alone.weight.double().var().item(), 2 / 300, rtol=6 * math.sqrt(2 / alone.weight.numel()))
     net = UNet2015(width=32, depth=2)
     for conv, fan in ((net.down[0][2], 9 * 32), (net.up[0][0], 9 * 128), (net.grow[0], 128), (net.score, 32)):
         close(conv.weight.double().var().item(), 2 / fan, rtol=6 * math.sqrt(2 / conv.weight.numel()))
@@ -359,7 +361,7 @@ def test_he_initialisation_keeps_the_mean_square():
 
 
 @pytest.mark.parametrize("cells", [(2, 5), (1, 2, 5, 9)])
-def test_border_weights_by_brute_force(cells):
+def test_ronneberger2015_eq2_border_weights_by_brute_force(cells):
     instances = torch.zeros(17, 13, dtype=torch.long)
     instances[2:6, 2:5], instances[7:12, 3:9], instances[3, 10], instances[14:, 11:] = 1, 2, 5, 9
     instances *= torch.isin(instances, torch.tensor(cells))
@@ -378,7 +380,7 @@ def test_border_weights_without_a_second_cell_are_the_balance_alone():
     close(sg.border_weights(instances), torch.ones(5, 6))
 
 
-def test_pixel_loss_is_the_weighted_log_likelihood():
+def test_ronneberger2015_eq1_pixel_loss_is_the_weighted_log_likelihood():
     scores, weights = randn(2, 3, 4, 5), rand(2, 4, 5, seed=1)
     target = torch.randint(3, (2, 4, 5), generator=torch.Generator().manual_seed(0))
     p = scores.exp() / scores.exp().sum(1, keepdim=True)

@@ -185,7 +185,7 @@ def test_estimator_a_is_the_evidence_for_every_sample_of_the_true_posterior():
 
 
 @pytest.mark.parametrize("estimator", [sgvb_a, sgvb_b])
-def test_kingma2013_eq6_eq7_both_estimators_have_the_bound_as_mean(estimator):
+def test_kingma2013_eq6_eq7_eq10_both_estimators_have_the_bound_as_mean(estimator):
     x = data()
     q, n = off(x), 4000
     draws = torch.stack([estimator(WORLD.log_likelihood, x, q, randn(10, 5, 2, seed=i)) for i in range(n // 10)])
