@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
-.PHONY: path test lab notebooks clean
+.PHONY: path test mutants lab notebooks clean
 
 path: .venv/installed
 	$(BIN)/python -m ddpm_path run
@@ -13,6 +13,10 @@ test: .venv/installed-test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -m "not gpu" --durations 5
+
+# Hours of one core for all; stopped, it goes on where it was. Results in tests/mutants.md.
+mutants: .venv/installed-test
+	$(BIN)/python tests/mutants.py
 
 lab: .venv/installed
 	$(BIN)/jupyter lab notebooks/00_roadmap.ipynb
