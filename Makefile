@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
-.PHONY: path test mutants lab notebooks clean
+.PHONY: path test mutants lab notebooks bench clean
 
 path: .venv/installed
 	$(BIN)/python -m ddpm_path run
@@ -29,6 +29,11 @@ notebooks/%.ipynb: notebooks/scripts/%.py | .venv/installed-test
 	$(BIN)/python -m ddpm_path run $* || { touch $<; exit 1; }
 	cp build/path/$*.ipynb $@
 
+# Measures again all that benchmarks/ says, in an environment that has the peers, too: days, on two cores.
+bench: .venv-bench/installed
+	for name in unet samplers sde guidance; do .venv-bench/bin/python benchmarks/$$name.py || exit 1; done
+	.venv-bench/bin/python benchmarks/peers.py --speed --quality
+
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(PIP) --editable .
@@ -38,5 +43,11 @@ notebooks/%.ipynb: notebooks/scripts/%.py | .venv/installed-test
 	$(PIP) --editable '.[test]'
 	touch $@
 
+.venv-bench/installed: pyproject.toml constraints.txt benchmarks/requirements.txt
+	$(PYTHON) -m venv .venv-bench
+	.venv-bench/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[test]'
+	.venv-bench/bin/python -m pip install --quiet --no-deps --requirement benchmarks/requirements.txt
+	touch $@
+
 clean:
-	rm -rf .venv build
+	rm -rf .venv .venv-bench build

@@ -7,11 +7,12 @@ Samples are kept in build/guidance/, and a run that was stopped goes on where it
 """
 
 import argparse
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
 import torch
+from measure import table
 from torch import Tensor
 from tqdm import tqdm
 
@@ -131,12 +132,6 @@ def measured(model: str) -> Iterator[str]:
     ):
         rows.append([what, "{:+.1f} ± {:.1f}".format(*nearer(name, than))])
     yield table(["difference", "and its standard error"], rows)
-
-
-def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table."""
-    lines = [heads, ["---"] * len(heads), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 TEXT = """# Guidance over its scale

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import torch
 from diffusers import DDIMScheduler, PNDMScheduler
+from measure import table
 from torch import Tensor
 from tqdm import tqdm
 
@@ -58,12 +59,6 @@ BUDGETS = (10, 20, 50, 100)
 def start_at_40(schedule: Discrete) -> int:
     """The whole time whose std / scale is nearest to 40."""
     return round(float(schedule.time_at(40)))
-
-
-def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table."""
-    lines = [heads, ["---"] * len(heads), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 # --- on a mixture

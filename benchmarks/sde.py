@@ -9,11 +9,12 @@ one that was stopped or had only so many minutes; the page has what there is.
 import argparse
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
 import torch
+from measure import table
 from torch import Tensor
 from tqdm import tqdm
 
@@ -47,15 +48,6 @@ Draw = Callable[[EpsFn, Tensor, torch.Generator], Tensor]
 def seeded(seed: int) -> torch.Generator:
     """A generator of its own."""
     return torch.Generator().manual_seed(seed)
-
-
-def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table of the rows that were measured."""
-    rows = [row for row in rows if all(row)]
-    if not rows:
-        return "Not measured yet."
-    lines = [heads, ["---"] * len(heads), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def last_time(name: str) -> float:

@@ -8,8 +8,6 @@ else the machine does hits both alike.
 
 import argparse
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from functools import partial
@@ -17,13 +15,12 @@ from pathlib import Path
 
 import torch
 from diffusers import UNet2DModel
+from measure import forward, growth, in_turns, peak, training_step
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from ddpm_path.unet import ddpm_cifar10
 
 ROUNDS, BATCH = 20, 1
-Ask = Callable[[Tensor, Tensor], Tensor]
 
 
 def theirs() -> nn.Module:
@@ -50,44 +47,28 @@ def ours() -> nn.Module:
 NETWORKS: dict[str, Callable[[], nn.Module]] = {"here": ours, "diffusers": theirs}
 
 
-def asked(net: nn.Module) -> Ask:
+def ask(net: nn.Module, x: Tensor, t: Tensor) -> Tensor:
     """The answer as a tensor."""
-    return lambda x, t: getattr(found := net(x, t), "sample", found)
+    return getattr(found := net(x, t), "sample", found)
 
 
-def forward(net: nn.Module, x: Tensor, t: Tensor) -> None:
-    """An answer, without gradients."""
-    with torch.no_grad():
-        asked(net.eval())(x, t)
-
-
-def train(net: nn.Module, optimiser: torch.optim.Optimizer, x: Tensor, t: Tensor) -> None:
-    """A training step: answer, gradients, Adam."""
-    loss = (asked(net.train())(x, t) - x).square().mean()
-    optimiser.zero_grad()
-    loss.backward()
-    optimiser.step()
+def work(what: str, net: nn.Module, batch: int) -> Callable[[], None]:
+    """A forward pass or a training step on noise."""
+    x, t = torch.randn(batch, 3, 32, 32), torch.full((batch,), 500)
+    if what == "forward":
+        return partial(forward, ask, net, x, t)
+    return partial(training_step, ask, net, torch.optim.Adam(net.parameters(), lr=1e-5), x, t)
 
 
 def seconds() -> tuple[str, str]:
     """Rows of the table for both kinds of work."""
-    x, t = torch.randn(BATCH, 3, 32, 32), torch.full((BATCH,), 500)
     nets = {name: make() for name, make in NETWORKS.items()}
     assert {sum(p.numel() for p in net.parameters()) for net in nets.values()} == {35_746_307}
     rows = []
     for what in ("forward", "training step"):
-        runs = {name: partial(forward, net, x, t) for name, net in nets.items()}
-        if what == "training step":
-            adam = {name: torch.optim.Adam(net.parameters(), lr=1e-5) for name, net in nets.items()}
-            runs = {name: partial(train, net, adam[name], x, t) for name, net in nets.items()}
-        spent: dict[str, list[float]] = {name: [] for name in nets}
-        for i in tqdm(range(ROUNDS + 1), desc=what):
-            for name in list(nets)[:: 1 if i % 2 else -1]:
-                began = time.process_time()
-                runs[name]()
-                spent[name].append(time.process_time() - began)
-        medians = {name: statistics.median(times[1:]) for name, times in spent.items()}
-        rows.append(row(what, medians, "{:.2f} s"))
+        runs = {name: work(what, net, BATCH) for name, net in nets.items()}
+        spent = in_turns(runs, ROUNDS, what, time.process_time)
+        rows.append(row(what, {name: statistics.median(times) for name, times in spent.items()}, "{:.2f} s"))
     return rows[0], rows[1]
 
 
@@ -97,30 +78,6 @@ def row(what: str, values: dict[str, float], form: str) -> str:
     line = f"| {what} | " + " | ".join(cells) + " |"
     print(line, flush=True)
     return line
-
-
-def peak(name: str, what: str) -> float:
-    """MiB that a process of its own takes at its peak beyond what the imports took."""
-    done = subprocess.run([sys.executable, __file__, "--peak", name, what], capture_output=True, text=True, check=True)
-    return float(done.stdout)
-
-
-def measure_peak(name: str, what: str) -> None:
-    """Print that number for this process."""
-    before = high_water()
-    net, x, t = NETWORKS[name](), torch.randn(8, 3, 32, 32), torch.full((8,), 500)
-    run = partial(forward, net, x, t)
-    if what == "training step":
-        run = partial(train, net, torch.optim.Adam(net.parameters()), x, t)
-    run()
-    run()
-    print(high_water() - before)
-
-
-def high_water() -> float:
-    """The most memory that this process has held so far, in MiB."""
-    status = Path("/proc/self/status").read_text(encoding="ascii")
-    return int(status.split("VmHWM:")[1].split()[0]) / 1024
 
 
 TEXT = """# The U-Net beside diffusers'
@@ -142,11 +99,12 @@ def main() -> None:
     parser.add_argument("--peak", nargs=2, metavar=("NETWORK", "WORK"), help="print one measurement of memory")
     arguments = parser.parse_args()
     if arguments.peak:
-        measure_peak(*arguments.peak)
+        name, what = arguments.peak
+        print(growth(lambda: work(what, NETWORKS[name](), 8)))
         return
     rows = list(seconds())
     for what in ("forward", "training step"):
-        rows.append(row(f"memory, {what}", {name: peak(name, what) for name in NETWORKS}, "{:.0f} MiB"))
+        rows.append(row(f"memory, {what}", {name: peak(__file__, name, what) for name in NETWORKS}, "{:.0f} MiB"))
     page = TEXT.format(
         torch=torch.__version__, threads=torch.get_num_threads(), rounds=ROUNDS, batch=BATCH, rows="\n".join(rows)
     )

@@ -1,0 +1,372 @@
+"""The packages that one would pick instead: speed at one parameter count, and quality for a given time of training.
+
+    python benchmarks/peers.py --speed --quality
+
+Writes peers.md beside this file from all that is done so far, which is kept in build/peers/; without arguments it does
+no more than that. Speed takes some ten minutes, quality some days on two cores: stop it at will, it goes on where it
+was, and look at --help for less of it. MNIST's files are wanted, see data/README.md. `make bench` makes the environment
+with the peers; by hand: pip install '.[test]' && pip install --no-deps -r benchmarks/requirements.txt
+"""
+
+import argparse
+import json
+import statistics
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cache, partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from measure import forward, growth, in_turns, machine, peak, table, training_step
+from packages import PACKAGES
+from torch import Tensor
+from tqdm import tqdm
+
+from ddpm_path.lab import datasets, metrics, zoo
+from ddpm_path.lab.files import replacing
+
+HERE = Path(__file__).parent
+KEPT = HERE.parent / "build" / "peers"
+ROUNDS, BATCH, PART = 20, 64, 32
+WORKS = ("forward", "training step")
+VERSIONS = ("diffusers", "denoising-diffusion-pytorch", "smalldiffusion")
+Results = list[dict[str, Any]]
+
+
+# --- speed at one parameter count
+
+
+def work(name: str, what: str) -> Callable[[], None]:
+    """A forward pass or a training step of a package's network with about as many parameters as ours, on noise."""
+    package = PACKAGES[name]
+    net = package.make(**package.alike)
+    x, t = torch.randn(BATCH, 1, package.side, package.side), torch.full((BATCH,), 500.0)
+    if what == "forward":
+        return partial(forward, package.ask, net, x, t)
+    return partial(training_step, package.ask, net, torch.optim.Adam(net.parameters(), lr=1e-5), x, t)
+
+
+def speed() -> None:
+    """Measure all packages in turns, and memory in processes of their own."""
+    found: dict[str, Any] = {"machine": machine(*VERSIONS), "seconds": {}, "memory": {}}
+    for what in WORKS:
+        found["seconds"][what] = in_turns({name: work(name, what) for name in PACKAGES}, ROUNDS, what)
+        found["memory"][what] = {name: peak(__file__, name, what) for name in PACKAGES}
+    found["parameters"] = {name: parameters(name, package.alike) for name, package in PACKAGES.items()}
+    with replacing(KEPT / "speed.json") as path:
+        path.write_text(json.dumps(found), encoding="utf-8")
+
+
+def parameters(name: str, form: dict[str, Any]) -> int:
+    """How many a network has."""
+    return sum(p.numel() for p in PACKAGES[name].make(**form).parameters() if p.requires_grad)
+
+
+# --- quality for a given time
+
+
+class Job(NamedTuple):
+    """A network of a package, trained for `budget` seconds."""
+
+    package: str
+    form: str
+    seed: int
+    budget: int
+
+    @property
+    def folder(self) -> Path:
+        """Where its network, samples and results are kept."""
+        return KEPT / f"{self.package}-{self.form}" / f"{self.budget}-seconds-seed-{self.seed}"
+
+
+def plan(names: Sequence[str], seeds: Sequence[int], budgets: Sequence[int], smaller: int) -> Iterator[list[Job]]:
+    """What to train, jobs of one run together: documented networks first, then smaller ones.
+
+    Of these all are trained with the first seed only, and the best of them at a budget with the others.
+    """
+
+    def run(name: str, form: str, seed: int, budgets: Sequence[int] = budgets) -> list[Job]:
+        return [Job(name, form, seed, budget) for budget in budgets]
+
+    for seed in seeds:
+        yield from (run(name, next(iter(PACKAGES[name].forms)), seed) for name in names)
+    for name in names if smaller else ():
+        yield from (run(name, form, seeds[0]) for form in list(PACKAGES[name].forms)[1 : 1 + smaller])
+        for seed in seeds[1:]:
+            yield from (run(name, best_smaller(results(), name, budget), seed, [budget]) for budget in budgets)
+
+
+def best_smaller(found: Results, name: str, budget: int) -> str | None:
+    """The smaller network of a package with the least kernel distance, by the most samples and calls of a first seed.
+
+    None if none is measured.
+    """
+    documented = next(iter(PACKAGES[name].forms))
+    mine = [r for r in found if (r["package"], r["budget"]) == (name, budget) and r["form"] != documented]
+    if not mine:
+        return None
+    most = max((-r["seed"], r["n"], r["calls"]) for r in mine)
+    mine = [r for r in mine if (-r["seed"], r["n"], r["calls"]) == most]
+    return min(mine, key=lambda r: r["metrics"]["kernel distance"][0])["form"]
+
+
+def do(jobs: list[Job], n: int, calls: Sequence[int]) -> None:
+    """Train, sample and measure what is not there yet."""
+    wanted = [job for job in jobs if not (job.folder / "net.pt").exists()]
+    if wanted:
+        package, form, seed, _ = wanted[0]
+        print(f"{package}, {form}, seed {seed}", flush=True)
+        trained = PACKAGES[package].train(PACKAGES[package].forms[form], [job.budget for job in wanted], seed)
+        for job, (net, steps, seconds) in zip(wanted, trained, strict=True):
+            facts = {"steps": steps, "seconds": seconds, "machine": machine(*VERSIONS)}
+            save(job.folder / "net.pt", facts | {"weights": net.state_dict()})
+    for job in jobs:
+        for each in calls:
+            path = job.folder / f"{each}-calls-{n}.json"
+            if path.exists():
+                continue
+            facts = torch.load(job.folder / "net.pt", weights_only=True)
+            facts["metrics"] = judged(samples(job, facts.pop("weights"), n, each))
+            facts["parameters"] = parameters(job.package, PACKAGES[job.package].forms[job.form])
+            with replacing(path) as part:
+                part.write_text(json.dumps(job._asdict() | facts | {"n": n, "calls": each}), encoding="utf-8")
+
+
+def save(path: Path, content: object) -> None:
+    """Whole or not at all."""
+    with replacing(path) as part:
+        torch.save(content, part)
+
+
+def samples(job: Job, weights: dict[str, Tensor], n: int, calls: int) -> Tensor:
+    """n images (n, 1, 28, 28), in parts that are kept."""
+    package = PACKAGES[job.package]
+    net = package.make(**package.forms[job.form])
+    net.load_state_dict(weights)
+    net.eval()
+    parts = []
+    for i in tqdm(range(0, n, PART), desc=f"{job.package}, {calls} calls"):
+        path = job.folder / f"{calls}-calls" / f"{i:04d}.pt"
+        if not path.exists():
+            torch.manual_seed(1_000_000 * (job.seed + 1) + i)
+            save(path, package.draw(net, PART, calls))
+        parts.append(torch.load(path, weights_only=True))
+    return torch.cat(parts)[:n]
+
+
+def judged(images: Tensor) -> dict[str, tuple[float, float]]:
+    """The lab's metrics of images and their standard errors; Frechet distance from 2,000 images on."""
+    data, recogniser, n = mnist(), zoo.load_recogniser("mnist-recogniser"), len(images)
+    recognised, *guards = metrics.quality(recogniser, data, images, None, {})
+    limit, real_share = near_enough()
+    near = metrics.nearest(images, data.train) <= limit
+    good = near & (recogniser.log_probs(images).exp().amax(1) > metrics.CONFIDENT)
+    share = float(good.double().mean())
+    error = (share * (1 - share) / n) ** 0.5
+    found = {"recognised": (recognised.value, recognised.error)}
+    found["recognised and near"] = (share / real_share, error / real_share)
+    found |= {guard.metric: (guard.value, guard.error) for guard in guards}
+    at = torch.randperm(len(data.test), generator=torch.Generator().manual_seed(0))[:n]
+    seen, test = recogniser.features(images), recogniser.features(data.test[at])
+    _, error = metrics.kernel_difference(seen, recogniser.features(data.train[:n]), test)
+    found["kernel distance"] = (metrics.kernel_distance(seen, test), error)
+    if n >= 2000:
+        draws = torch.randint(n, (100, n), generator=torch.Generator().manual_seed(0))
+        spread = [metrics.frechet_distance(seen[draw], test) for draw in draws]
+        found["Frechet distance"] = (metrics.frechet_distance(seen, test), statistics.stdev(spread))
+    return found
+
+
+@cache
+def near_enough() -> tuple[float, float]:
+    """How far 99 of 100 test images are from their nearest training image at most, and the share recognised of those.
+
+    The share is of all of them. Noise is recognised, with confidence, but lies far off.
+    """
+    test = mnist().test[:2000]
+    away = metrics.nearest(test, mnist().train)
+    limit = away.quantile(0.99)
+    confidence = zoo.load_recogniser("mnist-recogniser").log_probs(test).exp().amax(1)
+    return float(limit), float(((away <= limit) & (confidence > metrics.CONFIDENT)).double().mean())
+
+
+mnist = cache(datasets.mnist)
+
+
+# --- the page
+
+
+def results() -> Results:
+    """All that were measured."""
+    paths = sorted(KEPT.glob("*/*/*-calls-*.json"))
+    return [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+
+
+def speeds(found: dict[str, Any]) -> str:
+    """The tables of speed and memory, ratios first."""
+    seconds = {what: {k: statistics.median(v) for k, v in found["seconds"][what].items()} for what in WORKS}
+    heads, ratios, rows = ["package", "parameters"], [], []
+    for name, count in found["parameters"].items():
+        rate, memory = [], []
+        for what in WORKS:
+            low, middle, high = (BATCH / s for s in statistics.quantiles(found["seconds"][what][name], n=4)[::-1])
+            rate.append(f"{middle:.0f} ({low:.0f} to {high:.0f})")
+            memory.append(f"{found['memory'][what][name]:.0f} MiB")
+        times = [seconds[what][name] / seconds[what]["here"] for what in WORKS]
+        sizes = [found["memory"][what][name] / found["memory"][what]["here"] for what in WORKS]
+        ratios.append([name, f"{count:,}", *(f"{value:.2f}" for value in times + sizes)])
+        rows.append([name, *rate, *memory])
+    ratio_heads = [f"{thing}, {what}" for thing in ("time", "memory") for what in WORKS]
+    value_heads = [f"{thing}, {what}" for thing in ("images/s", "memory") for what in WORKS]
+    return table(heads + ratio_heads, ratios) + "\n\n" + table(["package", *value_heads], rows)
+
+
+def qualities(found: Results) -> Iterator[str]:
+    """A table for each budget, number of calls and number of samples; the best of each column in bold."""
+    for budget, calls, n in sorted({(r["budget"], r["calls"], r["n"]) for r in found}):
+        here = [r for r in found if (r["budget"], r["calls"], r["n"]) == (budget, calls, n)]
+        groups = {}
+        for name, package in PACKAGES.items():
+            documented = next(iter(package.forms))
+            for form in (documented, best_smaller(found, name, budget)):
+                group = [r for r in here if (r["package"], r["form"]) == (name, form)]
+                if group:
+                    groups[f"{name}, {form}"] = group
+        heads = ["network", *next(iter(groups.values()))[0]["metrics"]]
+        means = {row: [mean(group, metric) for metric in heads[1:]] for row, group in groups.items()}
+        best = [
+            BEST[metric](values[i][0] for values in means.values()) if metric in BEST else None
+            for i, metric in enumerate(heads[1:])
+        ]
+        rows = []
+        for row, group in groups.items():
+            cells = [shown(*value, top) for value, top in zip(means[row], best, strict=True)]
+            cost = [f"{group[0]['parameters']:,}"] + [spread(group, key) for key in ("steps", "seconds")]
+            rows.append([row, *cells, *cost, str(len(group))])
+        yield f"### {budget} seconds of training, {calls} network calls, {n:,} samples"
+        yield table([*heads, "parameters", "steps", "seconds", "seeds"], rows)
+
+
+BEST: dict[str, Callable[[Iterable[float]], float]] = {
+    "recognised and near": max,
+    "coverage": max,
+    "novelty": partial(min, key=lambda value: abs(value - 1)),
+    "kernel distance": min,
+    "Frechet distance": min,
+}
+
+
+def mean(group: Results, metric: str) -> tuple[float, float]:
+    """Over seeds, and its standard error: from their spread where there are several, else the single result's own."""
+    values = [r["metrics"][metric][0] for r in group]
+    if len(values) == 1:
+        return tuple(group[0]["metrics"][metric])
+    return statistics.mean(values), statistics.stdev(values) / len(values) ** 0.5
+
+
+def shown(value: float, error: float, best: float | None) -> str:
+    """A cell."""
+    text = f"{value:.3f} ± {error:.3f}" if abs(value) < 10 else f"{value:,.1f} ± {error:.1f}"
+    return f"**{text}**" if value == best else text
+
+
+def spread(group: Results, key: str) -> str:
+    """From the least to the most."""
+    ends = sorted({f"{min(r[key] for r in group):.0f}", f"{max(r[key] for r in group):.0f}"}, key=float)
+    return " to ".join(ends)
+
+
+TEXT = """# Beside the packages that one would pick instead
+
+Made by `python benchmarks/peers.py --speed --quality`.
+
+{speed}
+
+## Quality for a given time
+
+Every package trains on MNIST's 60,000 training images without labels for the same time on the same machine, and then
+samples without guidance. Only training is timed. Of each package there is its documented network and the best of three
+smaller ones: all three are trained with the first seed, and the one with the least kernel distance is taken.
+
+Recognised: the share that a small classifier, trained apart, sees as any digit with confidence above 0.9, over that of
+the test images. Noise is recognised, too: read the column beside it, which leaves out what is farther from its nearest
+training image than 99 of 100 test images are. Coverage: the share of test images with a sample nearer than their fifth
+test neighbour, in pixels, over that of as many training images. Novelty: median distance to the nearest training image,
+over that of test images; copies have 0, and what is well above 1 is noise. Kernel distance: cubic, unbiased, in that
+classifier's features, from as many test images; Frechet distance in the same. Errors are standard errors: over seeds,
+where there are several, else over images. Best of each column in bold, for novelty the nearest to 1; of the first,
+which noise can win, none is.
+
+{quality}
+
+## Settings
+
+All have one thread count, float32, images in memory, and no mirroring, which digits do not stand (the second and third
+peer mirror by default). Where a package has no settings for MNIST, those of its nearest example are taken:
+
+- **here**: the recipe `mnist` without labels; DDPM's sampler on an even grid, x_0 clipped. Its learning rate falls to 0
+  at the end, so steps are fitted to the budget by a trial of 10, which counts as training.
+- **diffusers**: the network, chain, batch of 128 and Adam at 1e-3 of the MNIST pages in Hugging Face's course on
+  diffusion models (units 1 and 2), with the moving average of its training script for unconditional images (power 3/4,
+  at most 0.9999); `DDPMPipeline`.
+- **denoising-diffusion-pytorch**: the read-me's network, two batches of 32 to a step, Adam at 8e-5, moving average of
+  0.995 every tenth step, gradients clipped at 1; MNIST in a frame that makes it 32 x 32, cut off afterwards; DDIM, as
+  the read-me has it for 250 steps.
+- **smalldiffusion**: its example of a U-Net on Fashion-MNIST: noise levels from 0.01 to 20, AdamW at 7e-4, moving
+  average of 0.999, its sampler with gam 1.6. Batches of 64 where the example has 1,024, which would leave it a dozen
+  steps. Its groups of 32 channels allow no width between 32 and 64, so smaller networks leave out blocks or widening.
+
+Times are compared at one machine's: {machines}.
+"""
+
+SPEED = """## Speed at one parameter count
+
+Networks of about as many parameters as the recipe `mnist` has without labels, each package's own at the nearest width
+(ours works on patches of 2 x 2 pixels; `denoising-diffusion-pytorch` wants 32 x 32 pixels, the others have 28 x 28).
+Medians and quartiles of {rounds} rounds in which they take turns, batch {batch}; a training step is an answer, its
+gradients and Adam's step. Memory is what a process of its own takes at its peak beyond its imports. First as multiples
+of ours, then as measured.
+
+{tables}
+
+Measured on {machine}.
+"""
+
+
+def page() -> str:
+    """All that is measured so far."""
+    found, path, speed = results(), KEPT / "speed.json", ""
+    if path.exists():
+        fast = json.loads(path.read_text(encoding="utf-8"))
+        speed = SPEED.format(rounds=ROUNDS, batch=BATCH, tables=speeds(fast), machine=fast["machine"])
+    machines = "; ".join(sorted({r["machine"] for r in found}))
+    return TEXT.format(speed=speed.strip(), quality="\n\n".join(qualities(found)), machines=machines)
+
+
+def main() -> None:
+    """Measure what is asked for, and write the page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--speed", action="store_true", help="measure it")
+    parser.add_argument("--quality", action="store_true", help="measure it, as far as the options below say")
+    parser.add_argument("--packages", nargs="+", choices=PACKAGES, default=list(PACKAGES))
+    parser.add_argument("--budget", nargs="+", type=int, default=[300, 900], help="seconds of training")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--samples", type=int, default=2000)
+    parser.add_argument("--calls", nargs="+", type=int, default=[50, 250], help="of the network, for a sample")
+    parser.add_argument("--smaller", type=int, default=3, help="how many smaller networks to try")
+    parser.add_argument("--peak", nargs=2, metavar=("PACKAGE", "WORK"), help="print one measurement of memory")
+    options = parser.parse_args()
+    if options.peak:
+        print(growth(lambda: work(*options.peak)))
+        return
+    if options.speed:
+        speed()
+    if options.quality:
+        for jobs in plan(options.packages, options.seeds, options.budget, options.smaller):
+            do(jobs, options.samples, options.calls)
+            (HERE / "peers.md").write_text(page(), encoding="utf-8")
+    (HERE / "peers.md").write_text(page(), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

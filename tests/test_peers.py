@@ -1,0 +1,128 @@
+"""The benchmark of the peers: the budget is kept, jobs are planned and chosen as the page says, and it shows them."""
+
+import importlib
+import itertools
+from pathlib import Path
+
+import pytest
+import torch
+
+pytest.importorskip("diffusers")
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+
+
+@pytest.fixture
+def peers(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    module = importlib.import_module("peers")
+    monkeypatch.setattr(module, "KEPT", tmp_path)
+    return module
+
+
+@pytest.fixture
+def packages(peers):
+    return importlib.import_module("packages")
+
+
+def result(package="here", form="48", seed=0, budget=300, kernel=1.0, recognised=0.5, calls=50, n=2000) -> dict:
+    facts = {"package": package, "form": form, "seed": seed, "budget": budget, "calls": calls, "n": n}
+    measured = {"recognised": [1.0, 0.0], "recognised and near": [recognised, 0.01], "kernel distance": [kernel, 0.1]}
+    return facts | {"metrics": measured, "parameters": 1000, "steps": 10 + seed, "seconds": 300.0, "machine": "a 386"}
+
+
+def test_steps_fill_98_percent_of_the_time_left_after_slow_first_ones(packages):
+    assert packages.steps_for([5, 9, 10, 10.5, 11, 11.5], left=100) == 196  # half a second each, once warm
+
+
+@pytest.mark.parametrize(("ends", "left"), [([1, 2, 3, 4], 100), ([1, 2, 3, 4, 5], 1.0), ([1, 2, 3, 4, 5], -7)])
+def test_a_trial_that_says_nothing_or_leaves_nothing_is_an_error(packages, ends, left):
+    with pytest.raises(ValueError, match=r"at least 5|raise the budget"):
+        packages.steps_for(ends, left)
+
+
+def test_a_run_at_a_constant_rate_is_stopped_at_each_budget_and_keeps_what_it_was_then(packages, monkeypatch):
+    now = itertools.count(start=-4, step=4)  # seconds: each look at the clock takes 4
+    monkeypatch.setattr(packages.time, "perf_counter", lambda: next(now))
+
+    def learn(net, batches):
+        for step in itertools.count(1):
+            with torch.no_grad():
+                net.weight.fill_(step)
+            yield lambda: net
+
+    x, y = packages.datasets.mnist_sample()
+    split = packages.datasets.Images("mnist", x, y, x, y, ())
+    monkeypatch.setattr(packages.datasets, "mnist", lambda: split)
+    found = packages.stopped(torch.nn.Linear, learn, 8, 28, {"in_features": 1, "out_features": 1}, [21, 10], 0)
+    assert [(t.net.weight.item(), t.steps, t.seconds) for t in found] == [(6, 6, 24), (3, 3, 12)]
+
+
+def test_batches_are_whole_in_a_fresh_order_and_framed_by_background(packages):
+    images = torch.arange(10.0)[:, None, None, None].expand(10, 1, 28, 28) / 10
+    torch.manual_seed(0)
+    seen = list(itertools.islice(packages.batches(images, 4, 32), 4))
+    assert all(x.shape == (4, 1, 32, 32) for x in seen)
+    epochs = [torch.cat(seen[i : i + 2])[:, 0, 16, 16].tolist() for i in (0, 2)]
+    assert all(len(set(epoch)) == 8 for epoch in epochs) and epochs[0] != epochs[1]
+    assert bool((seen[0][:, :, [0, 1, -2, -1]] == -1).all()) and bool((seen[0][:, :, 2:-2, 2:-2] >= 0).all())
+
+
+def test_every_documented_network_comes_first_then_smaller_ones_once_and_the_best_again(peers, monkeypatch):
+    measured = [result("here", form, kernel=k, budget=b) for form, k in (("40", 2), ("32", 1)) for b in (300, 900)]
+    measured += [result("here", "24", kernel=0.5, budget=900), result("here", "24", kernel=3, budget=300)]
+    monkeypatch.setattr(peers, "results", lambda: measured)
+    runs = [
+        (run[0].form, run[0].seed, [job.budget for job in run]) for run in peers.plan(["here"], [0, 7], [300, 900], 3)
+    ]
+    both = [300, 900]
+    assert runs == [
+        *[("48", 0, both), ("48", 7, both), ("40", 0, both), ("32", 0, both), ("24", 0, both)],
+        *[("32", 7, [300]), ("24", 7, [900])],
+    ]
+
+
+def test_the_best_smaller_network_is_chosen_by_the_first_seed_at_most_calls_and_never_the_documented(peers):
+    found = [
+        result("here", "48", kernel=0.1, calls=250),
+        result("here", "40", kernel=0.2),
+        result("here", "32", kernel=0.3),
+    ]
+    found += [result("here", "40", kernel=9, calls=250), result("here", "32", kernel=8, calls=250)]
+    found += [result("here", "40", kernel=0.01, seed=1, calls=250), result("diffusers", "16", kernel=0.001)]
+    assert peers.best_smaller(found, "here", 300) == "32"
+    assert peers.best_smaller(found, "here", 900) is None
+
+
+def test_the_page_averages_over_seeds_and_marks_the_best(peers):
+    found = [result(seed=0, kernel=1.0, recognised=0.8), result(seed=1, kernel=2.0, recognised=0.9)]
+    found += [result("diffusers", "32", kernel=1.2, recognised=0.2)]
+    title, text = peers.qualities(found)
+    assert title == "### 300 seconds of training, 50 network calls, 2,000 samples"
+    _, _, here, theirs = text.splitlines()
+    assert here == "| here, 48 | 1.000 ± 0.000 | **0.850 ± 0.050** | 1.500 ± 0.500 | 1,000 | 10 to 11 | 300 | 2 |"
+    assert theirs == "| diffusers, 32 | 1.000 ± 0.000 | 0.200 ± 0.010 | **1.200 ± 0.100** | 1,000 | 10 | 300 | 1 |"
+
+
+def test_speeds_are_multiples_of_ours(peers):
+    seconds = {"here": [1.0, 2.0, 3.0], "diffusers": [2.0, 4.0, 6.0]}
+    memory = {"here": 100.0, "diffusers": 50.0}
+    found = {
+        "seconds": dict.fromkeys(peers.WORKS, seconds),
+        "memory": dict.fromkeys(peers.WORKS, memory),
+        "parameters": {"here": 1000, "diffusers": 2000},
+    }
+    ratios, values = peers.speeds(found).split("\n\n")
+    assert ratios.splitlines()[-1] == "| diffusers | 2,000 | 2.00 | 2.00 | 0.50 | 0.50 |"
+    assert values.splitlines()[-1] == "| diffusers | 16 (11 to 32) | 16 (11 to 32) | 50 MiB | 50 MiB |"
+
+
+def test_noise_is_recognised_but_not_near_and_real_images_are_both(peers, monkeypatch):
+    x, y = peers.datasets.mnist_sample()
+    split = peers.datasets.Images("mnist", x[:1000], y[:1000], x[1000:], y[1000:], tuple("0123456789"))
+    monkeypatch.setattr(peers, "mnist", lambda: split)
+    peers.near_enough.cache_clear()
+    noise = peers.judged(torch.randn(40, 1, 28, 28, generator=torch.Generator().manual_seed(0)).clamp(-1, 1))
+    assert noise["recognised"][0] > 0.9 and noise["recognised and near"][0] == 0
+    real = peers.judged(x[1000:1200])
+    assert real["recognised and near"][0] == pytest.approx(1, abs=0.05)
+    peers.near_enough.cache_clear()
