@@ -241,7 +241,12 @@ class Binomial:
         return self.rate + (x0 - self.rate) * expand(self.keep[t], x0)
 
     def posterior_rate(self, x0: Tensor, x: Tensor, t: Tensor | int) -> Tensor:
-        """P(x_{t-1} = 1 | x_t = x, x_0) by Bayes' rule, shaped like x: the odds before, times the step's."""
+        """P(x_{t-1} = 1 | x_t = x, x_0) by Bayes' rule, shaped like x: the odds before, times the step's.
+
+        ValueError for times below 1, which have nothing before them.
+        """
+        if not bool((torch.as_tensor(t) >= 1).all()):
+            raise ValueError("a step leads back from t to t - 1: t is 1 or more")
         one, zero = 1 - (1 - self.rate) * self.betas[t], self.rate * self.betas[t]  # P(x_t = 1) from either bit
         on, off = (one / zero).log(), ((1 - one) / (1 - zero)).log()
         odds = torch.logit(self.marginal_rate(x0, t - 1)) + torch.where(x == 1, expand(on, x), expand(off, x))

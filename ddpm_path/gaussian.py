@@ -14,10 +14,19 @@ AnyLevel = tuple[Coefficient, Coefficient]
 
 
 def expand(c: Coefficient, x: Tensor) -> Tensor:
-    """A coefficient, scalar, (B,) or x's own shape, with x's dtype and device, shaped to multiply x (B, ...)."""
+    """A coefficient, scalar, (B,) or x's own shape, with x's dtype and device, shaped to multiply x (B, ...).
+
+    ValueError for x of whole numbers, to which it would be rounded, and for a number of coefficients that is not B.
+    """
     if not (isinstance(c, Tensor) and c.dtype == x.dtype and c.device == x.device):  # cheaper to ask than to convert
+        if not x.is_floating_point():
+            raise ValueError(f"x holds {x.dtype}: convert it to floats, or coefficients are rounded to whole numbers")
         c = torch.as_tensor(c, dtype=x.dtype, device=x.device)
-    return c.view(-1, *[1] * (x.ndim - 1)) if c.ndim == 1 else c
+    if c.ndim != 1:
+        return c
+    if len(c) not in (1, len(x)):
+        raise ValueError(f"{len(c)} coefficients for a batch of {len(x)}: give one number, or one for each item")
+    return c.view(-1, *[1] * (x.ndim - 1))
 
 
 def check_answer(answer: Tensor, x: Tensor) -> Tensor:

@@ -128,7 +128,7 @@ def table() -> str:
     for row in rows():
         others = [test for test in row.naming if test not in row.citing]
         every = [*map("`{}`".format, row.citing), *map("*`{}`*".format, others)]
-        more = f"; {len(every) - 2} more" if len(every) > 2 else ""
+        more = ", ..." if len(every) > 2 else ""
         lines.append(f"| {row.equation} | `{row.function}` | {', '.join(every[:2])}{more} | {' '.join(row.cells)} |")
     return "\n".join([*lines, ""])
 

@@ -497,3 +497,10 @@ def test_a_gaussian_schedule_that_leaves_its_range_is_refused():
     for betas in ([0.1, 1.0], [0.1, 0.0], [0.1, -0.1]):
         with pytest.raises(ValueError, match=r"every beta lies in \(0, 1\)"):
             Discrete.from_betas(torch.tensor(betas))
+
+
+def test_no_step_leads_back_from_the_data():
+    x = torch.ones(2, 3)
+    for t in (0, -1, torch.tensor([1, 0])):
+        with pytest.raises(ValueError, match="t is 1 or more"):
+            SMALL.posterior_rate(x, x, t)

@@ -285,3 +285,14 @@ def test_eps_is_not_defined_on_data():
     for std in (0.0, torch.tensor([0.1, 0.0])):
         with pytest.raises(ValueError, match="t = 0 is data"):
             eps_from_x0(randn(2, 3), randn(2, 3, seed=1), (1.0, std))
+
+
+def test_a_coefficient_is_neither_rounded_nor_broadcast_by_mistake():
+    x = torch.zeros(3, 2)
+    assert expand(torch.ones(3), x).shape == (3, 1) and expand(torch.ones(1), x).shape == (1, 1)
+    with pytest.raises(ValueError, match=r"torch\.int64: convert it to floats"):
+        q_sample(torch.ones(3, 2, dtype=torch.int64), torch.ones(3, 2), (0.5, 0.5))
+    with pytest.raises(ValueError, match="4 coefficients for a batch of 3"):
+        expand(torch.ones(4), x)
+    with pytest.raises(ValueError, match="3 coefficients for a batch of 1"):
+        expand(torch.ones(3), x[:1])
