@@ -316,7 +316,7 @@ peer mirror by default). Where a package has no settings for MNIST, those of its
   average of 0.999, its sampler with gam 1.6. Batches of 64 where the example has 1,024, which would leave it a dozen
   steps. Its groups of 32 channels allow no width between 32 and 64, so smaller networks leave out blocks or widening.
 
-Times are compared at one machine's: {machines}.
+{machines}
 """
 
 SPEED = """## Speed at one parameter count
@@ -339,8 +339,9 @@ def page() -> str:
     if path.exists():
         fast = json.loads(path.read_text(encoding="utf-8"))
         speed = SPEED.format(rounds=ROUNDS, batch=BATCH, tables=speeds(fast), machine=fast["machine"])
-    machines = "; ".join(sorted({r["machine"] for r in found}))
-    return TEXT.format(speed=speed.strip(), quality="\n\n".join(qualities(found)), machines=machines)
+    quality = "\n\n".join(qualities(found)) or "Not measured yet."
+    machines = f"Measured on {'; '.join(sorted({r['machine'] for r in found}))}." if found else ""
+    return TEXT.format(speed=speed.strip(), quality=quality, machines=machines).rstrip() + "\n"
 
 
 def main() -> None:
