@@ -213,9 +213,11 @@ def traced(path: str) -> dict[str, Any]:
 def tests_of(mutant: Mutant, tests: dict[str, Any]) -> list[str]:
     """The tests that call the mutant's function, SECONDS in all; of what no test calls, the module's.
 
-    Those of the file named after the module come first, then the fastest.
+    A constant of the module stands in the functions that name it. Tests of the file named after the module come first,
+    then the fastest.
     """
-    exact = [name for name, (_, called) in tests.items() if f"{mutant.module}:{mutant.function}" in called]
+    inside = {f"{mutant.module}:{function}" for function in ([mutant.function] if mutant.function else _users(mutant))}
+    exact = [name for name, (_, called) in tests.items() if inside & set(called)]
     near = [name for name, (_, called) in tests.items() if any(c.startswith(f"{mutant.module}:") for c in called)]
     chosen, total = [], 0.0
     for name in sorted(exact or near, key=lambda name: (not _own(mutant, name), tests[name][0])):
@@ -224,6 +226,17 @@ def tests_of(mutant: Mutant, tests: dict[str, Any]) -> list[str]:
             break
         chosen.append(name)
     return chosen
+
+
+def _users(mutant: Mutant) -> list[str]:
+    """The functions that name the constant which the mutant changes."""
+    source = _source(mutant.module).decode()
+    row = _source(mutant.module)[: mutant.start].count(b"\n") + 1
+    body = ast.parse(source).body
+    home = next(node for node in body if node.lineno <= row <= (node.end_lineno or 0))
+    names = {node.id for node in ast.walk(home) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+    functions = [node for node in body if isinstance(node, ast.FunctionDef)]
+    return [f.name for f in functions if names & {n.id for n in ast.walk(f) if isinstance(n, ast.Name)}]
 
 
 def _own(mutant: Mutant, test: str) -> bool:

@@ -316,3 +316,9 @@ def test_ho2020_eq8_the_mean_reads_back_as_eps_on_the_whole_chain():
         close(target, posterior(x0, q_sample(x0, eps, now), now, schedule(t - 1))[0])
         # Divided by x_0's weight in the mean, 1e-4 at T, and by the noise at t = 1, 0.01.
         close(prediction.eps(q_sample(x0, eps, now), target, now), eps, atol=1e-9)
+
+
+def test_terms_carry_no_gradients():
+    weight = torch.ones(1, dtype=torch.float64, requires_grad=True)
+    reverse = fixed_variance(lambda x, t: weight * x, LINEAR, fixed_large)
+    assert not any(term.requires_grad for term in bound_terms(reverse, LINEAR, -torch.ones(2, 3).double(), [9, 4, 0]))

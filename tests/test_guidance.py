@@ -467,3 +467,11 @@ def test_guidance_commutes_with_conversions_but_not_with_clipping(scale):
     close(eps_from_v(x, v_u + scale * (v_c - v_u), now), guided, rtol=1e-9, atol=1e-9)
     clipped = x0_u.clamp(-1, 1) + scale * (x0_c.clamp(-1, 1) - x0_u.clamp(-1, 1))
     assert float((clipped - x0.clamp(-1, 1)).abs().max()) > 0.1
+
+
+def test_log_probabilities_that_are_off_by_half_a_nat_are_refused():
+    x, t, labels = randn(3, 2), torch.full((3,), 5.0), torch.tensor([0, 1, 1])
+    for off in (0.5, -0.5):
+        score = class_score(lambda x, t, off=off: torch.stack([x[:, 0], -x[:, 0]], 1).log_softmax(1) + off, labels)
+        with pytest.raises(ValueError, match="end it in log_softmax"):
+            score(x, t)

@@ -635,3 +635,12 @@ def test_nichol2021_fig6_gradient_noise_against_its_closed_form(batch):
     median = values[order][torch.searchsorted(shares[order].cumsum(0), 0.5)]
     # The mean over the draws stands in for the true one, and the median of 4,000 draws lies near the true median.
     close(noise(4000, 3), median, rtol=0.05)
+
+
+def test_nichol2021_eq18_of_small_losses_and_of_one_that_is_missing():
+    close(importance(torch.tensor([[1e-3], [3e-3]]), floor=0), torch.tensor([0.25, 0.75]).double(), rtol=1e-6)
+    losses = torch.ones(3, 2)
+    losses[1, 0] = math.nan
+    with pytest.raises(ValueError, match=r"got \(3, 2\) with 1 missing"):
+        importance(losses)
+    assert LossHistory(3, 1).losses.shape == (3, 1)

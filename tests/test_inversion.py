@@ -198,3 +198,10 @@ def test_slerp_of_parallel_latents_is_straight_and_opposite_ones_are_refused():
 def test_slerp_keeps_dtype():
     a, b = start_noise(2, (1, 4, 4), seeded(1)), start_noise(2, (1, 4, 4), seeded(2))
     assert slerp(a, b, 0.5).dtype == torch.float32
+
+
+def test_one_opposite_pair_in_a_batch_is_refused():
+    a = randn(3, 4, seed=0)
+    b = torch.cat([randn(2, 4, seed=1), -2 * a[2:]])
+    with pytest.raises(ValueError, match="two latents are opposite"):
+        slerp(a, b, 0.3)
