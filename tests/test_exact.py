@@ -335,3 +335,11 @@ def test_shares_and_quantiles_want_one_dimension():
             LINE.quantile(wrong, (1.0, 0.0))
     with pytest.raises(ValueError, match="a list of points"):
         isotropic_mixture([0.5, 0.5], [-1.0, 1.0], 0.1)  # type: ignore[list-item]
+
+
+def test_draws_follow_their_generator_alone():
+    one = WORLD.sample(6, seeded(3))
+    torch.manual_seed(99)
+    for a, b in zip(one, WORLD.sample(6, seeded(3)), strict=True):
+        assert torch.equal(a, b)
+    assert not torch.equal(one[0], WORLD.sample(6, seeded(4))[0])

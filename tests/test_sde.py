@@ -543,3 +543,17 @@ def test_inpainting_denoises_what_is_unknown_too():
     )
     close(end[:, 0], known[:, 0])
     close(end[:, 1:], torch.zeros(4, 2), atol=1e-12)
+
+
+def test_grey_first_is_a_rotation_whose_first_axis_is_grey():
+    basis = sde.GREY_FIRST
+    close(basis.T @ basis, torch.eye(3, dtype=torch.float64), rtol=1e-12)
+    close(basis[:, 0], torch.full((3,), 3**-0.5, dtype=torch.float64), rtol=1e-12)
+
+
+def test_the_flow_and_the_bound_carry_no_gradients():
+    weight, x = torch.ones(1, dtype=torch.float64, requires_grad=True), randn(2, 1, 1, 4)
+    eps_fn = lambda x, t: weight * x  # noqa: E731
+    assert not sde.flow(eps_fn, VP(), x, 1.0, 0.5, rtol=1e-3, atol=1e-3).x.requires_grad
+    noise = noise_source(2, (1, 1, 4), seeded(0), x.dtype, x.device)
+    assert not sde.variational_bound(eps_fn, VP(), x, noise, draws=2).requires_grad
