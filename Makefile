@@ -14,7 +14,7 @@ test: .venv/installed-test
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -m "not gpu" --durations 5
 
-# Hours of one core for all; stopped, it goes on where it was. Results in tests/mutants.md.
+# Half an hour of one core; stopped, it goes on where it was. Results in tests/mutants.md.
 mutants: .venv/installed-test
 	$(BIN)/python tests/mutants.py
 

@@ -11,10 +11,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
-from measure import in_turns, machine, table
+from measure import forward, in_turns, machine, table
+from torch import Tensor
 
 from ddpm_path.exact import FiniteData
 from ddpm_path.lab import datasets, recipes
@@ -27,19 +29,21 @@ Work = Callable[[], object]
 COSINE = Discrete.from_betas(cosine_betas())
 
 
-def network(size: int, width: int, batch: int, learning: bool) -> Work:
-    """An answer of the small U-Net over 2 x 2 patches, or a training step's answer and gradients."""
+def asked(size: int, width: int, batch: int) -> tuple[UNet, Tensor, Tensor]:
+    """The small U-Net over 2 x 2 patches, and what it is asked."""
     net = UNet(**recipes.SMALL | {"widths": [width, 2 * width], "head_width": width})  # type: ignore[arg-type]
-    x, t = torch.randn(batch, 1, size, size), torch.full((batch,), 500.0)
+    return net, torch.randn(batch, 1, size, size), torch.full((batch,), 500.0)
 
-    def work() -> None:
-        if learning:
-            net(x, t).square().mean().backward()
-        else:
-            with torch.no_grad():
-                net(x, t)
 
-    return work
+def answer(size: int, width: int, batch: int) -> Work:
+    """Its answer."""
+    return partial(forward, lambda net, x, t: net(x, t), *asked(size, width, batch))
+
+
+def gradients(size: int, width: int, batch: int) -> Work:
+    """Its answer and gradients."""
+    net, x, t = asked(size, width, batch)
+    return lambda: net(x, t).square().mean().backward()
 
 
 def sampling(steps: int, batch: int) -> Work:
@@ -61,11 +65,11 @@ GROWTHS: list[tuple[str, str, Sequence[int], Callable[[int], Work]]] = [
         "the U-Net's answer, batch 16, width 48",
         "pixels a side",
         (16, 24, 32, 48, 64),
-        lambda n: network(n, 48, 16, False),
+        lambda n: answer(n, 48, 16),
     ),
-    ("the U-Net's answer, batch 64, 16 x 16", "width", (16, 32, 48, 64, 96, 128), lambda n: network(16, n, 64, False)),
-    ("the U-Net's answer, width 48, 16 x 16", "batch", (1, 4, 16, 64, 256), lambda n: network(16, 48, n, False)),
-    ("its answer and gradients, width 48, 16 x 16", "batch", (1, 4, 16, 64, 256), lambda n: network(16, 48, n, True)),
+    ("the U-Net's answer, batch 64, 16 x 16", "width", (16, 32, 48, 64, 96, 128), lambda n: answer(16, n, 64)),
+    ("the U-Net's answer, width 48, 16 x 16", "batch", (1, 4, 16, 64, 256), lambda n: answer(16, 48, n)),
+    ("its answer and gradients, width 48, 16 x 16", "batch", (1, 4, 16, 64, 256), lambda n: gradients(16, 48, n)),
     ("DDIM without a network, 64 x 3 x 32 x 32", "steps", (10, 30, 100, 300, 1000), lambda n: sampling(n, 64)),
     (
         "the denoiser of a finite set, batch 64, 16 x 16",
