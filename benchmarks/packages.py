@@ -2,13 +2,13 @@
 
 import copy
 import importlib
-import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from functools import cache, partial
+from functools import cache
 from importlib.util import find_spec
+from itertools import islice
 from types import ModuleType
 from typing import Any, NamedTuple
 from unittest.mock import MagicMock
@@ -32,19 +32,12 @@ Learn = Callable[[nn.Module, Iterator[Tensor]], Iterator[Callable[[], nn.Module]
 """
 
 
-class Trained(NamedTuple):
-    """A network to sample from, after so many steps that took so many seconds."""
-
-    net: nn.Module
-    steps: int
-    seconds: float
-
-
 class Package(NamedTuple):
     """A package as its documentation uses it.
 
     forms: its networks by name, the documented one first; alike: the one with about as many parameters as `mnist`;
-    side: of the images it takes; train: one or more budgets in seconds and a seed to a network for each.
+    side: of the images it takes; trial: a form and a number of steps to the second at which each ended; train: a form,
+    one or more numbers of steps and a seed to the network that one samples from after each.
     """
 
     make: Callable[..., nn.Module]
@@ -52,70 +45,53 @@ class Package(NamedTuple):
     alike: Form
     side: int
     ask: Ask
-    train: Callable[[Form, Sequence[float], int], list[Trained]]
+    trial: Callable[[Form, int], list[float]]
+    train: Callable[[Form, Sequence[int], int], Iterator[nn.Module]]
     draw: Callable[[nn.Module, int, int], Tensor]
 
 
-# --- how long
+# --- training
 
 
-def steps_for(ends: Sequence[float], left: float) -> int:
-    """How many steps fit into `left` seconds, of which 2 percent are held back; `ends`: when those of a trial ended.
-
-    The first three warm up. ValueError for fewer than five of them, and if no step fits.
-    """
-    if len(ends) < 5:
-        raise ValueError(f"{len(ends)} steps say too little about how long one takes: at least 5, please")
-    each = (ends[-1] - ends[2]) / (len(ends) - 3)
-    steps = int(0.98 * left / each)
-    if steps < 1:
-        raise ValueError(f"no step of {each:.2f} s fits into the {left:.2f} s that are left: raise the budget")
-    return steps
+def recipe(form: Form, steps: int, seed: int) -> recipes.Recipe:
+    """Ours: `mnist` with another network, without labels."""
+    return replace(recipes.RECIPES["mnist"], net=form, label_dropout=0.0, restart=0, steps=steps, seed=seed)
 
 
-def fitted(form: Form, budgets: Sequence[float], seed: int) -> list[Trained]:
-    """Ours: its cosine wants to know the number of steps, so there is a run for each budget.
+def trial(form: Form, steps: int) -> list[float]:
+    """When each step of ours ended."""
+    return [entry.seconds for entry in train(recipe(form, steps, 0), datasets.mnist()).log]
 
-    The trial that tells how many steps fit counts as training. A run that takes over 1 percent more is made again.
-    """
-    recipe = replace(recipes.RECIPES["mnist"], net=form, label_dropout=0.0, restart=0, seed=seed)
-    data, found = datasets.mnist(), []
-    for budget in budgets:
+
+def fitted(form: Form, steps: Sequence[int], seed: int) -> Iterator[nn.Module]:
+    """Ours: its cosine wants to know the number of steps, so there is a run for each."""
+    for each in steps:
+        yield train(recipe(form, each, seed), datasets.mnist()).ema
+
+
+class Peer(NamedTuple):
+    """What trains a package whose rate is constant: one run, and what it would sample from at each number of steps."""
+
+    make: Callable[..., nn.Module]
+    learn: Learn
+    batch: int
+    side: int
+
+    def steps(self, form: Form, seed: int) -> Iterator[Callable[[], nn.Module]]:
+        """Its steps, one each time it is asked."""
+        torch.manual_seed(seed)
+        return self.learn(self.make(**form), batches(datasets.mnist().train, self.batch, self.side))
+
+    def trial(self, form: Form, steps: int) -> list[float]:
+        """When each step ended."""
         began = time.perf_counter()
-        log = train(replace(recipe, steps=10), data).log
-        left = budget - (time.perf_counter() - began)
-        took = math.inf
-        while took > left + 0.01 * budget:
-            recipe = replace(recipe, steps=steps_for([entry.seconds for entry in log], left))
-            began = time.perf_counter()
-            _, net, log = train(recipe, data)
-            took = time.perf_counter() - began
-        found.append(Trained(net, recipe.steps, budget - left + took))
-    return found
+        return [time.perf_counter() - began for _ in islice(self.steps(form, 0), steps)]
 
-
-def stopped(
-    make: Callable[..., nn.Module],
-    learn: Learn,
-    batch: int,
-    side: int,
-    form: Form,
-    budgets: Sequence[float],
-    seed: int,
-) -> list[Trained]:
-    """A package with a constant rate: one run to the last budget, and what it would sample from at each."""
-    torch.manual_seed(seed)
-    found: dict[float, Trained] = {}
-    bar = tqdm(learn(make(**form), batches(datasets.mnist().train, batch, side)), "training")
-    began = time.perf_counter()
-    for step, net in enumerate(bar, 1):
-        spent = time.perf_counter() - began
-        for budget in budgets:
-            if budget <= spent and budget not in found:
-                found[budget] = Trained(copy.deepcopy(net()).eval(), step, spent)
-        if len(found) == len(budgets):
-            break
-    return [found[budget] for budget in budgets]
+    def train(self, form: Form, steps: Sequence[int], seed: int) -> Iterator[nn.Module]:
+        """Copies after each of `steps`, which are sorted."""
+        for step, net in enumerate(islice(tqdm(self.steps(form, seed), "training", steps[-1]), steps[-1]), 1):
+            if step in steps:
+                yield copy.deepcopy(net()).eval()
 
 
 def batches(images: Tensor, size: int, side: int) -> Iterator[Tensor]:
@@ -254,6 +230,9 @@ def ours(width: int) -> Form:
     return recipes.SMALL | {"classes": 0, "widths": [width, 2 * width], "head_width": width}
 
 
+DIFFUSERS = Peer(diffusers_network, learn_diffusers, 128, 28)
+DENOISING = Peer(denoising_network, learn_denoising, 32, 32)
+SMALL = Peer(small_network, learn_small, 64, 28)
 PACKAGES: dict[str, Package] = {
     "here": Package(
         UNet,
@@ -261,6 +240,7 @@ PACKAGES: dict[str, Package] = {
         ours(48),
         28,
         lambda net, x, t: net(x, t),
+        trial,
         fitted,
         draw_ours,
     ),
@@ -270,7 +250,8 @@ PACKAGES: dict[str, Package] = {
         {"width": 32, "groups": 32},
         28,
         lambda net, x, t: net(x, t).sample,
-        partial(stopped, diffusers_network, learn_diffusers, 128, 28),
+        DIFFUSERS.trial,
+        DIFFUSERS.train,
         draw_diffusers,
     ),
     "denoising-diffusion-pytorch": Package(
@@ -279,7 +260,8 @@ PACKAGES: dict[str, Package] = {
         {"width": 14},
         32,
         lambda net, x, t: net(x, t),
-        partial(stopped, denoising_network, learn_denoising, 32, 32),
+        DENOISING.trial,
+        DENOISING.train,
         draw_denoising,
     ),
     "smalldiffusion": Package(
@@ -293,7 +275,8 @@ PACKAGES: dict[str, Package] = {
         {"width": 32, "mults": (1, 2, 2)},
         28,
         lambda net, x, t: net(x, t[:, None, None, None]),
-        partial(stopped, small_network, learn_small, 64, 28),
+        SMALL.trial,
+        SMALL.train,
         draw_small,
     ),
 }

@@ -13,6 +13,7 @@ import json
 import statistics
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache, partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,6 +29,7 @@ from ddpm_path.lab.files import replacing
 HERE = Path(__file__).parent
 KEPT = HERE.parent / "build" / "peers"
 ROUNDS, BATCH, PART = 20, 64, 32
+TRIAL, WARM_UP = 20, 3
 WORKS = ("forward", "training step")
 VERSIONS = ("diffusers", "denoising-diffusion-pytorch", "smalldiffusion")
 Results = list[dict[str, Any]]
@@ -110,16 +112,33 @@ def best_smaller(found: Results, name: str, budget: int) -> str | None:
     return min(mine, key=lambda r: r["metrics"]["kernel distance"][0])["form"]
 
 
+def paces(names: Sequence[str]) -> dict[str, float]:
+    """Seconds a training step of each network of these packages, measured where that is not done yet."""
+    path = KEPT / "paces.json"
+    found: dict[str, float] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    for name in names:
+        for form, settings in PACKAGES[name].forms.items():
+            if f"{name}, {form}" in found:
+                continue
+            ends = PACKAGES[name].trial(settings, TRIAL)
+            found[f"{name}, {form}"] = statistics.median(b - a for a, b in pairwise(ends[WARM_UP:]))
+            found["machine"] = machine(*VERSIONS)
+            with replacing(path) as part:
+                part.write_text(json.dumps(found), encoding="utf-8")
+    return found
+
+
 def do(jobs: list[Job], n: int, calls: Sequence[int]) -> None:
     """Train, sample and measure what is not there yet."""
-    wanted = [job for job in jobs if not (job.folder / "net.pt").exists()]
+    wanted = sorted([job for job in jobs if not (job.folder / "net.pt").exists()], key=lambda job: job.budget)
     if wanted:
         package, form, seed, _ = wanted[0]
         print(f"{package}, {form}, seed {seed}", flush=True)
-        trained = PACKAGES[package].train(PACKAGES[package].forms[form], [job.budget for job in wanted], seed)
-        for job, (net, steps, seconds) in zip(wanted, trained, strict=True):
-            facts = {"steps": steps, "seconds": seconds, "machine": machine(*VERSIONS)}
-            save(job.folder / "net.pt", facts | {"weights": net.state_dict()})
+        pace = paces([])[f"{package}, {form}"]
+        steps = [max(1, int(job.budget / pace)) for job in wanted]
+        nets = PACKAGES[package].train(PACKAGES[package].forms[form], steps, seed)
+        for job, net, each in zip(wanted, nets, steps, strict=True):
+            save(job.folder / "net.pt", {"steps": each, "weights": net.state_dict()})
     for job in jobs:
         for each in calls:
             path = job.folder / f"{each}-calls-{n}.json"
@@ -241,10 +260,10 @@ def qualities(found: Results) -> Iterator[str]:
         rows = []
         for row, group in groups.items():
             cells = [shown(*value, top) for value, top in zip(means[row], best, strict=True)]
-            cost = [f"{group[0]['parameters']:,}"] + [spread(group, key) for key in ("steps", "seconds")]
-            rows.append([row, *cells, *cost, str(len(group))])
+            cost = [group[0]["parameters"], group[0]["steps"], len(group)]
+            rows.append([row, *cells, *(f"{value:,}" for value in cost)])
         yield f"### {budget} seconds of training, {calls} network calls, {n:,} samples"
-        yield table([*heads, "parameters", "steps", "seconds", "seeds"], rows)
+        yield table([*heads, "parameters", "steps", "seeds"], rows)
 
 
 BEST: dict[str, Callable[[Iterable[float]], float]] = {
@@ -270,12 +289,6 @@ def shown(value: float, error: float, best: float | None) -> str:
     return f"**{text}**" if value == best else text
 
 
-def spread(group: Results, key: str) -> str:
-    """From the least to the most."""
-    ends = sorted({f"{min(r[key] for r in group):.0f}", f"{max(r[key] for r in group):.0f}"}, key=float)
-    return " to ".join(ends)
-
-
 TEXT = """# Beside the packages that one would pick instead
 
 Made by `python benchmarks/peers.py --speed --quality`.
@@ -285,7 +298,9 @@ Made by `python benchmarks/peers.py --speed --quality`.
 ## Quality for a given time
 
 Every package trains on MNIST's 60,000 training images without labels for the same time on the same machine, and then
-samples without guidance. Only training is timed. Of each package there is its documented network and the best of three
+samples without guidance. Only training is timed: how long a step takes, batches and moving average included, is
+measured first, on the machine at rest (the median of {trial} steps), and then as many steps are made as fit into the
+time. Of each package there is its documented network and the best of three
 smaller ones: all three are trained with the first seed, and the one with the least kernel distance is taken.
 
 Recognised: the share that a small classifier, trained apart, sees as any digit with confidence above 0.9, over that of
@@ -305,7 +320,7 @@ All have one thread count, float32, images in memory, and no mirroring, which di
 peer mirror by default). Where a package has no settings for MNIST, those of its nearest example are taken:
 
 - **here**: the recipe `mnist` without labels; DDPM's sampler on an even grid, x_0 clipped. Its learning rate falls to 0
-  at the end, so steps are fitted to the budget by a trial of 10, which counts as training.
+  at the end of each budget, so there is a run for each.
 - **diffusers**: the network, chain, batch of 128 and Adam at 1e-3 of the MNIST pages in Hugging Face's course on
   diffusion models (units 1 and 2), with the moving average of its training script for unconditional images (power 3/4,
   at most 0.9999); `DDPMPipeline`.
@@ -340,8 +355,9 @@ def page() -> str:
         fast = json.loads(path.read_text(encoding="utf-8"))
         speed = SPEED.format(rounds=ROUNDS, batch=BATCH, tables=speeds(fast), machine=fast["machine"])
     quality = "\n\n".join(qualities(found)) or "Not measured yet."
-    machines = f"Measured on {'; '.join(sorted({r['machine'] for r in found}))}." if found else ""
-    return TEXT.format(speed=speed.strip(), quality=quality, machines=machines).rstrip() + "\n"
+    machines = f"Steps were timed on {paces([])['machine']}." if found else ""
+    text = TEXT.format(speed=speed.strip(), quality=quality, trial=TRIAL - WARM_UP - 1, machines=machines)
+    return text.rstrip() + "\n"
 
 
 def main() -> None:
@@ -363,6 +379,7 @@ def main() -> None:
     if options.speed:
         speed()
     if options.quality:
+        paces(options.packages)
         for jobs in plan(options.packages, options.seeds, options.budget, options.smaller):
             do(jobs, options.samples, options.calls)
             (HERE / "peers.md").write_text(page(), encoding="utf-8")

@@ -27,22 +27,18 @@ def packages(peers):
 def result(package="here", form="48", seed=0, budget=300, kernel=1.0, recognised=0.5, calls=50, n=2000) -> dict:
     facts = {"package": package, "form": form, "seed": seed, "budget": budget, "calls": calls, "n": n}
     measured = {"recognised": [1.0, 0.0], "recognised and near": [recognised, 0.01], "kernel distance": [kernel, 0.1]}
-    return facts | {"metrics": measured, "parameters": 1000, "steps": 10 + seed, "seconds": 300.0, "machine": "a 386"}
+    return facts | {"metrics": measured, "parameters": 1000, "steps": 10}
 
 
-def test_steps_fill_98_percent_of_the_time_left_after_slow_first_ones(packages):
-    assert packages.steps_for([5, 9, 10, 10.5, 11, 11.5], left=100) == 196  # half a second each, once warm
+@pytest.fixture
+def few(packages, monkeypatch):
+    """The digits of the zoo in the place of MNIST."""
+    x, y = packages.datasets.mnist_sample()
+    monkeypatch.setattr(packages.datasets, "mnist", lambda: packages.datasets.Images("mnist", x, y, x, y, ()))
 
 
-@pytest.mark.parametrize(("ends", "left"), [([1, 2, 3, 4], 100), ([1, 2, 3, 4, 5], 1.0), ([1, 2, 3, 4, 5], -7)])
-def test_a_trial_that_says_nothing_or_leaves_nothing_is_an_error(packages, ends, left):
-    with pytest.raises(ValueError, match=r"at least 5|raise the budget"):
-        packages.steps_for(ends, left)
-
-
-def test_a_run_at_a_constant_rate_is_stopped_at_each_budget_and_keeps_what_it_was_then(packages, monkeypatch):
-    now = itertools.count(start=-4, step=4)  # seconds: each look at the clock takes 4
-    monkeypatch.setattr(packages.time, "perf_counter", lambda: next(now))
+def counting(packages):
+    """A package whose network holds the number of steps it has seen."""
 
     def learn(net, batches):
         for step in itertools.count(1):
@@ -50,11 +46,34 @@ def test_a_run_at_a_constant_rate_is_stopped_at_each_budget_and_keeps_what_it_wa
                 net.weight.fill_(step)
             yield lambda: net
 
-    x, y = packages.datasets.mnist_sample()
-    split = packages.datasets.Images("mnist", x, y, x, y, ())
-    monkeypatch.setattr(packages.datasets, "mnist", lambda: split)
-    found = packages.stopped(torch.nn.Linear, learn, 8, 28, {"in_features": 1, "out_features": 1}, [21, 10], 0)
-    assert [(t.net.weight.item(), t.steps, t.seconds) for t in found] == [(6, 6, 24), (3, 3, 12)]
+    return packages.Peer(torch.nn.Linear, learn, 8, 28)
+
+
+FORM = {"in_features": 1, "out_features": 1}
+
+
+def test_a_peer_is_trained_once_and_copied_at_each_number_of_steps(packages, few):
+    found = list(counting(packages).train(FORM, [2, 5], 0))
+    assert [net.weight.item() for net in found] == [2, 5]
+
+
+def test_the_pace_is_the_median_of_steps_after_slow_first_ones_and_is_measured_once(peers, monkeypatch):
+    ends = list(itertools.accumulate([9.0] * peers.WARM_UP + [1.0, 2.0, 2.0, 7.0, 2.0, 1.0]))
+    package = peers.PACKAGES["diffusers"]._replace(forms={"32": {}}, trial=lambda form, steps: ends)
+    monkeypatch.setattr(peers, "PACKAGES", {"diffusers": package})
+    assert peers.paces(["diffusers"])["diffusers, 32"] == 2.0
+    monkeypatch.setattr(peers, "PACKAGES", {"diffusers": package._replace(trial=None)})
+    assert peers.paces(["diffusers"])["diffusers, 32"] == 2.0
+
+
+def test_a_job_makes_as_many_steps_as_fit_into_its_budget(peers, packages, few, monkeypatch):
+    peer = counting(packages)
+    package = peers.PACKAGES["diffusers"]._replace(make=peer.make, forms={"32": FORM}, train=peer.train)
+    monkeypatch.setattr(peers, "PACKAGES", {"diffusers": package})
+    peers.KEPT.joinpath("paces.json").write_text('{"diffusers, 32": 3.0}')
+    peers.do([peers.Job("diffusers", "32", 0, budget) for budget in (20, 10)], 8, [])
+    kept = [torch.load(path, weights_only=True) for path in sorted(peers.KEPT.rglob("net.pt"))]
+    assert [(each["steps"], each["weights"]["weight"].item()) for each in kept] == [(3, 3), (6, 6)]
 
 
 def test_batches_are_whole_in_a_fresh_order_and_framed_by_background(packages):
@@ -99,8 +118,8 @@ def test_the_page_averages_over_seeds_and_marks_the_best(peers):
     title, text = peers.qualities(found)
     assert title == "### 300 seconds of training, 50 network calls, 2,000 samples"
     _, _, here, theirs = text.splitlines()
-    assert here == "| here, 48 | 1.000 ± 0.000 | **0.850 ± 0.050** | 1.500 ± 0.500 | 1,000 | 10 to 11 | 300 | 2 |"
-    assert theirs == "| diffusers, 32 | 1.000 ± 0.000 | 0.200 ± 0.010 | **1.200 ± 0.100** | 1,000 | 10 | 300 | 1 |"
+    assert here == "| here, 48 | 1.000 ± 0.000 | **0.850 ± 0.050** | 1.500 ± 0.500 | 1,000 | 10 | 2 |"
+    assert theirs == "| diffusers, 32 | 1.000 ± 0.000 | 0.200 ± 0.010 | **1.200 ± 0.100** | 1,000 | 10 | 1 |"
 
 
 def test_speeds_are_multiples_of_ours(peers):
