@@ -1,4 +1,4 @@
-"""How cost grows with the work, and what waiting there is; writes cost.md beside this file.
+"""How cost grows with the work; writes cost.md beside this file.
 
     python benchmarks/cost.py
 
@@ -7,9 +7,6 @@ A minute. Leave the machine alone meanwhile.
 
 import math
 import statistics
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -103,19 +100,6 @@ def growth() -> Iterator[str]:
             yield f"A line through them: {max(fixed, 0):.2g} ms and {each:.3g} ms for each. {tail}\n"
 
 
-def importing() -> str:
-    """Seconds that a fresh interpreter takes for imports, the best of five."""
-    best = []
-    for code in ("import torch", "import torch, ddpm_path.samplers, ddpm_path.unet, ddpm_path.losses"):
-        spent = []
-        for _ in range(5):
-            began = time.perf_counter()
-            subprocess.run([sys.executable, "-c", code], check=True)
-            spent.append(time.perf_counter() - began)
-        best.append(min(spent))
-    return "`import torch` takes {:.2f} s, with the samplers, losses and U-Net of `ddpm_path` {:.2f} s.".format(*best)
-
-
 TEXT = """# How cost grows
 
 Made by `python benchmarks/cost.py` on {machine}. Milliseconds of the clock, medians of
@@ -123,9 +107,6 @@ Made by `python benchmarks/cost.py` on {machine}. Milliseconds of the clock, med
 resolution, whose cost grows with the fourth power of the side.
 
 {growth}
-## Imports
-
-{imports}
 """
 
 
@@ -135,8 +116,8 @@ def main() -> None:
     for text in growth():
         print(text, flush=True)
         lines.append(text)
-    page = TEXT.format(machine=machine(), rounds=ROUNDS, growth="\n".join(lines), imports=importing())
-    Path(__file__).with_suffix(".md").write_text(page, encoding="utf-8")
+    page = TEXT.format(machine=machine(), rounds=ROUNDS, growth="\n".join(lines))
+    Path(__file__).with_suffix(".md").write_text(page.rstrip() + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -61,6 +61,7 @@ def test_the_pace_is_the_median_of_steps_after_slow_first_ones_and_is_measured_o
     ends = list(itertools.accumulate([9.0] * peers.WARM_UP + [1.0, 2.0, 2.0, 7.0, 2.0, 1.0]))
     package = peers.PACKAGES["diffusers"]._replace(forms={"32": {}}, trial=lambda form, steps: ends)
     monkeypatch.setattr(peers, "PACKAGES", {"diffusers": package})
+    monkeypatch.setattr(peers, "machine", lambda *packages: "a 386")
     assert peers.paces(["diffusers"])["diffusers, 32"] == 2.0
     monkeypatch.setattr(peers, "PACKAGES", {"diffusers": package._replace(trial=None)})
     assert peers.paces(["diffusers"])["diffusers, 32"] == 2.0

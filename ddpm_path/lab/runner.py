@@ -25,6 +25,7 @@ from ddpm_path.lab.claims import Measurement
 from ddpm_path.lab.errors import unknown
 from ddpm_path.lab.record import Claim, State, claims_of
 
+CLAIMS = "claims"  # the folder of measurements
 CELL_TIMEOUT = 1800  # seconds; no cell of the path should come near
 ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 
@@ -62,8 +63,15 @@ def run(names: Sequence[str], notebooks: Path, out: Path) -> int:
     and index.html for this run. Status 1 means that a notebook failed, or that a claim of one that ran was not
     measured or contradicts its record; the end of the output says which. ValueError for names that do not exist.
     """
-    paths = select(names, notebooks)
-    measured_in = out / "claims"
+    done = execute(select(names, notebooks), out)
+    measurements = claims.collect(out / CLAIMS)
+    (out / "index.html").write_text(_index(done, measurements), encoding="utf-8")
+    return _report(done, measurements, out)
+
+
+def execute(paths: Sequence[Path], out: Path) -> list[Ran]:
+    """Execute these notebooks; into `out` go their copies, a page each, and what they measure of their claims."""
+    measured_in = out / CLAIMS
     measured_in.mkdir(parents=True, exist_ok=True)
     for stale in measured_in.glob("*.json"):
         stale.unlink()
@@ -71,9 +79,7 @@ def run(names: Sequence[str], notebooks: Path, out: Path) -> int:
     for i, path in enumerate(paths):
         print(f"[{i + 1}/{len(paths)}] {path.stem}", flush=True)
         done.append(_run_one(path, out, measured_in))
-    measurements = claims.collect(measured_in)
-    (out / "index.html").write_text(_index(done, measurements), encoding="utf-8")
-    return _report(done, measurements, out)
+    return done
 
 
 def select(names: Sequence[str], notebooks: Path) -> list[Path]:
