@@ -12,8 +12,9 @@ import torch
 
 from ddpm_path.lab import zoo
 from ddpm_path.lab.datasets import digits
+from ddpm_path.lab.making import hardware
 from ddpm_path.lab.recipes import CHOICES, Recipe
-from ddpm_path.lab.train import hardware, train
+from ddpm_path.lab.train import train
 
 
 def main() -> None:

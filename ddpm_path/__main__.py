@@ -198,13 +198,13 @@ def train(
         raise ValueError("--size belongs to --data: a recipe has its own")
 
     from ddpm_path.lab.device import placed
-    from ddpm_path.lab.train import train_images, train_recipe
+    from ddpm_path.lab.making import make, make_of_images
 
     with placed(bf16, compile) as place:
         if data is not None:
-            train_images(data, size or 32, out or Path("build/train") / data.resolve().name, steps, place)
+            make_of_images(data, size or 32, out or Path("build/train") / data.resolve().name, steps, place)
         elif name is not None:
-            train_recipe(name, out or Path("build/train") / name, steps, place)
+            make(name, out or Path("build/train") / name, steps, place)
 
 
 def sample(

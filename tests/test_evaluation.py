@@ -13,7 +13,7 @@ from helpers import LINEAR, close, gaussian_eps, randn
 from ddpm_path.__main__ import main
 from ddpm_path.gaussian import fixed_large, fixed_small, posterior
 from ddpm_path.guidance import clip_x0
-from ddpm_path.lab import datasets, evaluation, metrics, zoo
+from ddpm_path.lab import datasets, evaluation, metrics, probing, zoo
 from ddpm_path.lab.evaluation import Evaluation, comparison, evaluate, read, report, save
 from ddpm_path.lab.metrics import Result
 from ddpm_path.lab.recipes import Recipe
@@ -62,7 +62,7 @@ def test_ho2020_eq5_bits_of_single_steps_are_the_terms_themselves() -> None:
         variance = torch.stack([torch.as_tensor(part[1]).clamp(min=1e-4) for part in parts])
         return torch.cat([part[0] for part in parts]) + 0.5 * variance.sqrt().float().view(-1, 1, 1, 1), variance
 
-    found = metrics.bits(reverse, LINEAR, images, times, strata=400)
+    found = probing.bits(reverse, LINEAR, images, times, strata=400)
     close(found.rate, torch.full((4,), 29 / 8 / 0.6931471805599453), rtol=1e-3)  # float32 means near T
     close(found.prior, prior_term(LINEAR, images).double())
     close(found.total, (found.prior + found.rate + found.distortion).double())
@@ -71,13 +71,13 @@ def test_ho2020_eq5_bits_of_single_steps_are_the_terms_themselves() -> None:
 def test_bits_of_strata_are_unbiased_and_the_same_for_the_same_seed() -> None:
     images, times = pixels(600), uniform_times(1000, 60)
     reverse = fixed_variance(gaussian_eps(0.0, 0.4, LINEAR), LINEAR, fixed_large, times)
-    few = metrics.bits(reverse, LINEAR, images, times, strata=8)
+    few = probing.bits(reverse, LINEAR, images, times, strata=8)
     terms = torch.stack(list(bound_terms(reverse, LINEAR, images, times, torch.Generator().manual_seed(1))))
     for got, true in ((few.rate, terms[:-1].sum(0)), (few.distortion, terms[-1])):
         error = (got.var() + true.var()).sqrt() / 600**0.5
         assert abs(float(got.mean() - true.mean())) < 4 * float(error)
-    assert torch.equal(metrics.bits(reverse, LINEAR, images, times, strata=8).total, few.total)
-    assert not torch.equal(metrics.bits(reverse, LINEAR, images, times, strata=8, seed=1).total, few.total)
+    assert torch.equal(probing.bits(reverse, LINEAR, images, times, strata=8).total, few.total)
+    assert not torch.equal(probing.bits(reverse, LINEAR, images, times, strata=8, seed=1).total, few.total)
 
 
 # --- evaluate
@@ -93,7 +93,7 @@ def test_evaluate_measures_the_whole_chain_and_samples_with_their_settings(folde
     net, schedule = zoo.load("plain", folder)
     data, times = datasets.digits(), list(range(1000, -1, -1))
     reverse = fixed_variance(clip_x0(net, schedule), schedule, fixed_large)
-    bits = metrics.bits(reverse, schedule, data.test[:5], times, evaluation.STRATA, 0)
+    bits = probing.bits(reverse, schedule, data.test[:5], times, evaluation.STRATA, 0)
     assert value["bits/dim"].value == pytest.approx(float(bits.total.mean()), rel=1e-5)
     assert value["bits/dim"].error == pytest.approx(float(bits.total.std()) / 5**0.5, rel=1e-5)
     settings = value["bits/dim"].settings
@@ -119,7 +119,7 @@ def test_evaluate_gives_true_labels_and_the_variance_asked_for(folder: Path) -> 
     for found, variance in ((own, fixed_large), (small, fixed_small)):
         eps_fn = clip_x0(lambda x, t: net(x, t, data.test_labels[:4]), schedule)
         reverse = fixed_variance(eps_fn, schedule, variance)
-        bits = metrics.bits(reverse, schedule, data.test[:4], list(range(1000, -1, -1)), 40, 0)
+        bits = probing.bits(reverse, schedule, data.test[:4], list(range(1000, -1, -1)), 40, 0)
         assert found.results[0].value == pytest.approx(float(bits.total.mean()), rel=1e-5)
     with pytest.raises(ValueError, match=r"bits/dim of labelled and labelled: not comparable: variance differ"):
         comparison(own, small)

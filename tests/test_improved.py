@@ -14,7 +14,7 @@ from ddpm_path.guidance import classifier_free, classifier_shift, clip_x0, eps_p
 from ddpm_path.lab import train, zoo
 from ddpm_path.lab.datasets import digits
 from ddpm_path.lab.evaluation import step_back
-from ddpm_path.lab.metrics import gradient_noise
+from ddpm_path.lab.probing import gradient_noise
 from ddpm_path.lab.recipes import Recipe
 from ddpm_path.losses import (
     EPS,

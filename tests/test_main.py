@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ddpm_path import samplers
 from ddpm_path.__main__ import listing, main
-from ddpm_path.lab import diagnosis, doctor, metrics, plots, record, roadmap, runner, train, zoo
+from ddpm_path.lab import diagnosis, doctor, making, metrics, plots, record, roadmap, runner, zoo
 from ddpm_path.lab.recipes import Recipe
 from ddpm_path.lab.record import Claim, State
 from ddpm_path.schedule import Discrete, leading_times, linear_betas, quadratic_times, ratio_times, uniform_times
@@ -252,8 +252,8 @@ def test_unknown_models_and_classifiers_do_not_draw(capsys: Capture) -> None:
 
 def test_train_passes_on_name_folder_and_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[tuple[Any, ...]] = []
-    monkeypatch.setattr(train, "train_recipe", lambda *arguments: calls.append(arguments[:3]))
-    monkeypatch.setattr(train, "train_images", lambda *arguments: calls.append(arguments[:4]))
+    monkeypatch.setattr(making, "make", lambda *arguments: calls.append(arguments[:3]))
+    monkeypatch.setattr(making, "make_of_images", lambda *arguments: calls.append(arguments[:4]))
     assert main(["train", "digits"]) == 0
     assert main(["train", "mnist", "--out", "here", "--steps", "7"]) == 0
     assert main(["train", "--data", "photos", "--out", "here"]) == 0

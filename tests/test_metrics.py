@@ -14,17 +14,13 @@ from ddpm_path.lab.metrics import (
     Recogniser,
     Result,
     accuracy,
-    accuracy_by_level,
     at_coverage,
     balanced_labels,
-    by_heart,
-    by_heart_classifier,
     coverage,
     frechet_distance,
     jitter,
     kernel_difference,
     kernel_distance,
-    loss_by_level,
     nearest,
     quality,
     recognised,
@@ -33,6 +29,7 @@ from ddpm_path.lab.metrics import (
     train_recogniser,
     wasserstein,
 )
+from ddpm_path.lab.probing import accuracy_by_level, by_heart, by_heart_classifier, loss_by_level
 from ddpm_path.samplers import ancestral
 from ddpm_path.schedule import VE, VP
 

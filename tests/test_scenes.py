@@ -7,7 +7,7 @@ import pytest
 import torch
 from helpers import close, seeded
 
-from ddpm_path.lab import metrics, recipes, train, zoo
+from ddpm_path.lab import making, metrics, recipes, train, zoo
 from ddpm_path.lab.datasets import digits
 from ddpm_path.lab.scenes import BACKGROUND, INK, touching_digits
 
@@ -118,8 +118,8 @@ TINY = {"fcn": recipes.SEGMENTERS["scenes-fcn-2s"], "unet": recipes.SEGMENTERS["
 def test_one_function_trains_both_and_the_zoo_loads_them(kind, data, tmp_path, monkeypatch):
     tiny = replace(TINY[kind], scenes=1, digits=2, size=48, steps=3, classify=min(2, TINY[kind].classify))
     monkeypatch.setitem(recipes.SEGMENTERS, "tiny", tiny)
-    monkeypatch.setattr(train, "HELD_OUT", 2)
-    train.train_recipe("tiny", tmp_path)
+    monkeypatch.setattr(making, "HELD_OUT", 2)
+    making.make("tiny", tmp_path)
     score = zoo.load_segmenter("tiny", tmp_path)
     assert score(torch.zeros(1, 1, 48, 48)).shape == (1, 11, 48, 48)
     assert 0 <= zoo.card("tiny", tmp_path)["mean_iou"] <= 1

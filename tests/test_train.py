@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from ddpm_path.lab import checkpoint, train
+from ddpm_path.lab import checkpoint, making, train
 from ddpm_path.lab.datasets import digits, to_display
 from ddpm_path.lab.recipes import ClassifierRecipe, Recipe, for_images
 from ddpm_path.schedule import VE, VP
@@ -307,9 +307,9 @@ def test_a_network_without_labels_trains_and_is_drawn_from(data, tmp_path):
         train.train(replace(TINY, net=TINY.net | {"classes": 7}), data)
 
 
-def test_unknown_recipe_is_met_with_the_nearest():
+def test_unknown_recipe_is_met_with_the_nearest(tmp_path):
     with pytest.raises(ValueError, match="did you mean 'digits'"):
-        train.train_recipe("digit", None)
+        making.make("digit", tmp_path)
 
 
 def test_maximise_climbs_to_the_top_and_names_a_value_that_is_not_finite():

@@ -10,7 +10,8 @@ from ddpm_path.exact import GaussianMixture
 from ddpm_path.gaussian import q_sample
 from ddpm_path.lab import recipes, zoo
 from ddpm_path.lab.datasets import digits
-from ddpm_path.lab.metrics import accuracy, accuracy_by_level, by_heart_classifier
+from ddpm_path.lab.metrics import accuracy
+from ddpm_path.lab.probing import accuracy_by_level, by_heart_classifier
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ddpm_path.lab import checkpoint, metrics, plots, train
+from ddpm_path.lab import checkpoint, metrics, plots, probing, train
 from ddpm_path.lab.checkpoint import Checkpoint
 from ddpm_path.lab.datasets import Images
 from ddpm_path.lab.doctor import Finding, report
@@ -39,7 +39,7 @@ def diagnose(folder: Path, data: Images) -> list[Finding]:
         eps_net = recipe.as_eps(net)
         drawn.append(metrics.sample(eps_net, schedule, SAMPLES, data.train.shape[1:], recipe.times(25), 0, labels))
     times = [t / 1000 * schedule.T for t in (1, 10, 50, 100, 200, 400, 600, 800, 1000) if t * recipe.T >= 1000]
-    table = train.eps_by_level(eps_net, schedule, data, times, labelled=net.classes > 0)
+    table = probing.eps_by_level(eps_net, schedule, data, times, labelled=net.classes > 0)
     findings = [
         *_steps(recipe, log, kept.steps),
         *_gradients(recipe, log),

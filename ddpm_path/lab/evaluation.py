@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ddpm_path.gaussian import fixed_large, fixed_small
 from ddpm_path.guidance import clip_x0, on_eps
-from ddpm_path.lab import datasets, metrics, zoo
+from ddpm_path.lab import datasets, metrics, probing, zoo
 from ddpm_path.lab.datasets import Images
 from ddpm_path.lab.errors import unknown
 from ddpm_path.lab.files import replacing
@@ -44,7 +44,7 @@ def evaluate(
 ) -> Evaluation:
     """Measure a diffusion model, by default within minutes on one core.
 
-    Bits/dim and their terms: of the first `images` test images along the whole chain, by `metrics.bits`, x_0 clipped,
+    Bits/dim and their terms: of the first `images` test images along the whole chain, by `probing.bits`, x_0 clipped,
     with the true labels where the model has classes. `variance` is the bound's, `small` or `large`; None leaves it to
     the model: the learned one, or else large. Distance, recognition and guards: of `samples` samples with balanced
     labels, drawn in `steps` steps with the small variance. MNIST's test images are the 2,000 shipped ones, half of
@@ -72,7 +72,7 @@ def _bits(
         return [], [f"no bits/dim: the bound's prior is N(0, I), and the schedule ends at std {last:g}"]
     labels, chain = real.test_labels[:n] if recipe.net["classes"] else None, recipe.times(1000)
     reverse = step_back(name, chain, variance, labels, folder)
-    measured = metrics.bits(reverse, schedule, real.test[:n], chain, STRATA, seed, f"bits of {n} images")
+    measured = probing.bits(reverse, schedule, real.test[:n], chain, STRATA, seed, f"bits of {n} images")
     settings: Settings = {"weights": "ema", "data": recipe.data, "split": "test", "n": n}
     settings |= {"levels": len(chain) - 1, "strata": STRATA, "labels": "none" if labels is None else "true"}
     settings |= {"variance": variance or "the model's", "x_0": "clipped", "seed": seed}
@@ -87,7 +87,7 @@ def step_back(
     labels: Tensor | None = None,
     folder: Path = zoo.ZOO,
 ) -> Reverse:
-    """A shipped model's step back along `times`, x_0 clipped, for `metrics.bits`.
+    """A shipped model's step back along `times`, x_0 clipped, for `probing.bits`.
 
     variance: `small` or `large`; None is the model's own, the one that it learned, or else large.
     """
@@ -96,7 +96,7 @@ def step_back(
         clipped = on_eps(metrics.in_parts(full, labels), lambda eps_fn: clip_x0(eps_fn, schedule))
         return learned_reverse(clipped, schedule, times)
     net, schedule = zoo.load(name, folder)
-    return metrics.clipped_reverse(net, schedule, labels, VARIANCES[variance or "large"], times)
+    return probing.clipped_reverse(net, schedule, labels, VARIANCES[variance or "large"], times)
 
 
 def _samples(

@@ -9,7 +9,7 @@ import csv
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -21,18 +21,14 @@ from tqdm import tqdm
 
 from ddpm_path.classifier import NoisyClassifier
 from ddpm_path.gaussian import q_sample
-from ddpm_path.guidance import Classifier
-from ddpm_path.lab import metrics, plots, recipes, zoo
+from ddpm_path.lab import metrics, plots, recipes
 from ddpm_path.lab.checkpoint import alone, append, load, save
-from ddpm_path.lab.datasets import DATASETS, Images, check_images, dequantise
+from ddpm_path.lab.datasets import Images, check_images, dequantise
 from ddpm_path.lab.device import Place, best_device
-from ddpm_path.lab.errors import unknown
 from ddpm_path.lab.files import replacing
-from ddpm_path.lab.folder import folder as own_images
 from ddpm_path.lab.recipes import ClassifierRecipe, Recipe, Scorer, SegmenterRecipe
 from ddpm_path.lab.scenes import touching_digits
-from ddpm_path.losses import LossHistory, Network, on_clock, weighted_times
-from ddpm_path.schedule import Schedule
+from ddpm_path.losses import LossHistory, on_clock, weighted_times
 from ddpm_path.segmentation import border_weights, pixel_loss
 from ddpm_path.unet import UNet
 
@@ -332,169 +328,6 @@ def read_log(folder: Path) -> list[Log]:
     return [Log(int(row["step"]), *(float(row[name]) for name in Log._fields[1:])) for row in rows]
 
 
-def train_recipe(name: str, folder: Path, steps: int | None = None, place: Place | None = None) -> None:
-    """Make the model `name` anew: train it, measure it, and write weights and card to `folder`.
-
-    ValueError for a name that has no recipe. `steps` shortens a diffusion model's run, for a first look.
-    """
-    if name in recipes.RECOGNISERS:
-        if steps is not None:
-            raise ValueError(f"{name} trains in epochs, within minutes: leave --steps out")
-        _train_recogniser(name, folder)
-        return
-    if name in recipes.CLASSIFIERS:
-        recipe_of = recipes.CLASSIFIERS[name]
-        _train_classifier(name, recipe_of if steps is None else replace(recipe_of, steps=steps), folder)
-        return
-    if name in recipes.SEGMENTERS:
-        segmenter = recipes.SEGMENTERS[name]
-        _train_segmenter(name, segmenter if steps is None else replace(segmenter, steps=steps), folder)
-        return
-    if name not in recipes.RECIPES:
-        known = [*recipes.RECIPES, *recipes.RECOGNISERS, *recipes.CLASSIFIERS, *recipes.SEGMENTERS]
-        raise unknown("recipe", name, known)
-    recipe = recipes.RECIPES[name]
-    _train_diffusion(
-        name, recipe if steps is None else replace(recipe, steps=steps), DATASETS[recipe.data](), folder, place
-    )
-
-
-def train_images(images: Path, size: int, folder: Path, steps: int | None = None, place: Place | None = None) -> None:
-    """Train on a folder of one's own images, see `folder.folder`; the model in `folder` is named as that is."""
-    data = own_images(images, size)
-    recipe = recipes.for_images(data.name, data.train.shape[1], size, len(data.classes), len(data.train))
-    _train_diffusion(
-        folder.resolve().name, recipe if steps is None else replace(recipe, steps=steps), data, folder, place
-    )
-
-
-def _train_diffusion(name: str, recipe: Recipe, data: Images, folder: Path, place: Place | None) -> None:
-    trained = train(recipe, data, folder, place=place)
-    if place is not None and not place.leads:
-        return
-    card = {
-        "kind": "diffusion",
-        "recipe": asdict(recipe),
-        "data_digest": data.digest,
-        "size": data.train.shape[-1],
-        "classes": list(data.classes),
-        "parameters": sum(p.numel() for p in trained.net.parameters()),
-        "seconds": round(trained.log[-1].seconds),
-        "hardware": hardware(),
-        "torch": torch.__version__,
-    }
-    zoo.save(name, trained.ema, card, folder)
-    measure(name, folder, data)
-
-
-def measure(name: str, folder: Path, data: Images) -> None:
-    """Measure a model as it lies in `folder`, in half precision, and write the results into its card."""
-    net, card = zoo.load_network(name, folder)
-    eps_net, schedule = zoo.load(name, folder)
-    recipe = Recipe(**card["recipe"])
-
-    steps = recipe.T or 1000
-    times = [t / steps * schedule.T for t in (1, 10, 50, *range(100, steps + 1, 100))]
-    table = eps_by_level(eps_net, schedule, data, times, labelled=net.classes > 0)
-    print(
-        "eps error by noise level (doing nothing: 1)\n" + " ".join(f"{t:>9}" for t in ["t", *(f"{t:g}" for t in times)])
-    )
-    for label, row in table.items():
-        print(f"{label:>9} " + " ".join(f"{v:9.4f}" for v in row.tolist()))
-    plots.save(plots.loss_by_level(times, table), folder / "loss-by-level.png")
-
-    known = f"{data.name}-recogniser" in zoo.names()
-    grid, n = recipe.times(50), 2000 if known else 200
-    labels = metrics.balanced_labels(n, net.classes)
-    settings: metrics.Settings = {"weights": "ema", "sampler": "ancestral", "steps": len(grid) - 1, "seed": 0}
-    samples = metrics.sample(eps_net, schedule, n, data.train.shape[1:], grid, 0, labels)
-    plots.save(plots.grid(samples[:100]), folder / "samples.png")
-    if known:
-        results = metrics.quality(zoo.load_recogniser(f"{data.name}-recogniser"), data, samples, labels, settings)
-    else:
-        results = metrics.guards(data, samples, settings)
-    for result in results:
-        print(f"{result.metric:>12}: {result.value:.3f} +- {result.error:.3f} of what real images reach")
-    zoo.save(name, net, card | {"metrics": [asdict(result) for result in results]}, folder)
-
-
-def eps_by_level(
-    eps_net: Network, schedule: Schedule, data: Images, times: Sequence[float], labelled: bool = True
-) -> dict[str, Tensor]:
-    """The eps error of a network on training and test images, beside the training set's own optimum."""
-    n = min(256, len(data.test))
-
-    def error(net: Network, images: Tensor, labels: Tensor) -> Tensor:
-        return metrics.loss_by_level(net, schedule, images[:n], labels[:n] if labelled else None, times)
-
-    return {
-        "train": error(eps_net, data.train, data.train_labels),
-        "test": error(eps_net, data.test, data.test_labels),
-        "by heart": error(metrics.by_heart(data, schedule), data.train, data.train_labels),
-    }
-
-
-def _train_classifier(name: str, recipe: ClassifierRecipe, folder: Path) -> None:
-    """Train, save, and measure what was saved: accuracy by noise level on test images, beside the training set's."""
-    data, began = DATASETS[recipe.data](), time.perf_counter()
-    net = train_classifier(recipe, data)
-    card = {
-        "kind": "classifier",
-        "recipe": asdict(recipe),
-        "data_digest": data.digest,
-        "parameters": sum(p.numel() for p in net.parameters()),
-        "seconds": round(time.perf_counter() - began),
-        "hardware": hardware(),
-        "torch": torch.__version__,
-    }
-    zoo.save(name, net, card, folder)
-    net, schedule = zoo.load_classifier(name, folder)
-    times, n = [1, 50, *range(100, recipe.T + 1, 100)], 1000
-    rows: dict[str, Classifier] = {"classifier": net, "by heart": metrics.by_heart_classifier(data, schedule)}
-    table = {
-        row: metrics.accuracy_by_level(answers, schedule, data.test[:n], data.test_labels[:n], times)
-        for row, answers in rows.items()
-    }
-    shares = {row: [round(share, 4) for share in accuracies.tolist()] for row, accuracies in table.items()}
-    accuracy: dict[str, object] = {"n": min(n, len(data.test)), "split": "test", "times": times} | shares
-    print(f"{name}: accuracy by noise level {accuracy}")
-    zoo.save(name, net, card | {"accuracy": accuracy}, folder)
-
-
-def hardware() -> str:
-    """What a wall time was measured on, for cards."""
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
-    return f"CPU, {torch.get_num_threads()} threads"
-
-
-def _train_recogniser(name: str, folder: Path) -> None:
-    recipe = recipes.RECOGNISERS[name]
-    data = DATASETS[recipe.data]()
-    began = time.perf_counter()
-    net = metrics.train_recogniser(data, recipe.epochs, recipe.seed)
-    card = {
-        "kind": "recogniser",
-        "recipe": asdict(recipe),
-        "data_digest": data.digest,
-        "seconds": round(time.perf_counter() - began),
-        "hardware": hardware(),
-        "torch": torch.__version__,
-    }
-    zoo.save(name, net, card, folder)
-    net = zoo.load_recogniser(name, folder)  # measure what is shipped: half-precision weights
-    measured = {
-        "test_accuracy": metrics.accuracy(net, data.test, data.test_labels),
-        "real_recognised": metrics.recognised(net, data.test, data.test_labels),
-    }
-    print(f"{name}: {measured}")
-    zoo.save(name, net, card | measured, folder)
-
-
-HELD_OUT = 200
-"""Scenes of test digits that a segmenter's card is measured on."""
-
-
 def train_segmenter(recipe: SegmenterRecipe, data: Images) -> nn.Module:
     """A network that names the digit at each pixel, trained as `recipe` says: one function for FCN and U-Net."""
     draw = torch.Generator().manual_seed(recipe.seed)
@@ -519,24 +352,3 @@ def train_segmenter(recipe: SegmenterRecipe, data: Images) -> nn.Module:
             maximise(first, net.parameters(), recipe.classify, recipe.lr, "single digits")
         maximise(segmentation, net.parameters(), recipe.steps, recipe.lr, "scenes")
     return net.eval()
-
-
-def _train_segmenter(name: str, recipe: SegmenterRecipe, folder: Path) -> None:
-    data = DATASETS[recipe.data]()
-    began = time.perf_counter()
-    net = train_segmenter(recipe, data)
-    card = {
-        "kind": "segmenter",
-        "recipe": asdict(recipe),
-        "data_digest": data.digest,
-        "parameters": sum(p.numel() for p in net.parameters()),
-        "seconds": round(time.perf_counter() - began),
-        "hardware": hardware(),
-        "torch": torch.__version__,
-    }
-    zoo.save(name, net, card, folder)
-    held_out = touching_digits(data.test, data.test_labels, HELD_OUT, torch.Generator().manual_seed(1))
-    seen = metrics.segment(zoo.load_segmenter(name, folder), held_out.images)  # what is shipped: half-precision weights
-    measured = {"mean_iou": metrics.mean_iou(metrics.confusion(seen, held_out.classes, 11), 10)}
-    print(f"{name}: {measured}")
-    zoo.save(name, net, card | measured, folder)

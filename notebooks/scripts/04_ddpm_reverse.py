@@ -34,7 +34,7 @@ import torch
 from ddpm_path.exact import FiniteData, isotropic_mixture
 from ddpm_path.gaussian import fixed_large, fixed_small, posterior, x0_from_eps
 from ddpm_path.guidance import clip_x0
-from ddpm_path.lab import claims, datasets, metrics, plots, recipes, train, zoo
+from ddpm_path.lab import claims, datasets, metrics, plots, probing, recipes, train, zoo
 from ddpm_path.lab.exercises import MEAN_FROM_EPS, TRAINING_PAIR, check
 from ddpm_path.losses import EPS, as_eps, simple
 from ddpm_path.samplers import ancestral, last, noise_source, start_noise
@@ -222,7 +222,7 @@ plots.show(
 # %%
 levels = [1, 10, 50, *range(100, 1001, 100)]
 plots.show(
-    plots.loss_by_level(levels, train.eps_by_level(net, cosine, data, levels)),
+    plots.loss_by_level(levels, probing.eps_by_level(net, cosine, data, levels)),
     "Error of eps over t: training and test images on one falling curve, by heart far below it, except at large t.",
 )
 

@@ -30,7 +30,7 @@ from ddpm_path import losses
 from ddpm_path.exact import FiniteData, gaussian_reverse, isotropic_mixture
 from ddpm_path.gaussian import discretised_log_prob, fixed_large, fixed_small, posterior, q_sample
 from ddpm_path.guidance import clip_x0
-from ddpm_path.lab import claims, datasets, metrics, plots, zoo
+from ddpm_path.lab import claims, datasets, metrics, plots, probing, zoo
 from ddpm_path.lab.exercises import BIN_LOG_PROB, BOUND_WEIGHT, check
 from ddpm_path.losses import bound_term, bound_terms, fixed_variance
 from ddpm_path.samplers import ancestral, decode, last, start_noise
@@ -132,8 +132,8 @@ nets = {kind: zoo.load(f"compare-linear-{kind}")[0] for kind in kinds}  # 0, 1, 
 
 
 def code(name, net, images=data.test[:96], variance=fixed_large):
-    reverse = metrics.clipped_reverse(net, schedule, None, variance)
-    print(f"{name:20}", bits := metrics.bits(reverse, schedule, images, every))
+    reverse = probing.clipped_reverse(net, schedule, None, variance)
+    print(f"{name:20}", bits := probing.bits(reverse, schedule, images, every))
     return bits
 
 
@@ -182,7 +182,7 @@ for loss in ("bound", "simple"):
     rate[loss] = torch.stack(list(tqdm(terms, total=1000, desc=loss))).mean(1)
 plots.show(plots.log_curves(every[:-1], rate, "t", "bits/dim of the term"), "Two like falls, from 2 to a millionth.")
 sent = (rate["simple"].cumsum(0) - rate["simple"])[[1000 - t for t in at]]
-of_eps = metrics.loss_by_level(lambda x, t, _: eps_fn(x, t), schedule, data.test[:64], None, at)
+of_eps = probing.loss_by_level(lambda x, t, _: eps_fn(x, t), schedule, data.test[:64], None, at)
 scale, std = schedule(torch.tensor(at))
 error = 127.5 * of_eps.sqrt() * std / scale  # of x_0: that of eps, times std / scale
 plots.show(plots.curves(sent, {"simple-0": error}, "rate so far, bits/dim", "error"), "A steep fall, a long tail.")
@@ -223,9 +223,9 @@ print("noise's variance:", *(f"{v:.2f}" for v in (mixed - now[0] * pixels).flatt
 
 # %%
 budget, at = {}, [1, 3, 10, 30, 100, 200, 400, 600, 800, 1000]
-for who, net in {"network": nets["simple-0"], "by heart": metrics.by_heart(data, schedule)}.items():
+for who, net in {"network": nets["simple-0"], "by heart": probing.by_heart(data, schedule)}.items():
     for split, images in {"train": data.train, "test": data.test}.items():
-        budget[f"{who}, {split}"] = metrics.loss_by_level(net, schedule, images[:355], None, at)
+        budget[f"{who}, {split}"] = probing.loss_by_level(net, schedule, images[:355], None, at)
         code(f"{who}, {split}", net, images[:355])
 plots.show(plots.loss_by_level(at, budget), "Train and test on one curve; by heart, train lies below, test above it.")
 

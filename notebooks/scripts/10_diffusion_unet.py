@@ -29,7 +29,7 @@ from matplotlib.figure import Figure
 
 from ddpm_path import unet
 from ddpm_path.gaussian import q_sample
-from ddpm_path.lab import claims, datasets, metrics, plots, surgery, zoo
+from ddpm_path.lab import claims, datasets, plots, probing, surgery, zoo
 from ddpm_path.lab.exercises import EMBEDDING_OF_TIME, MANY_HEADS, check
 from ddpm_path.losses import V, as_eps
 from ddpm_path.samplers import decode, start_noise
@@ -165,13 +165,13 @@ cut |= {"no coarse skips": surgery.without_skips(network, 0), "no attention": su
 cut |= {"no time": surgery.with_embedding(network, lambda t, dim: time_embedding(torch.full_like(t, 500.0), dim))}
 cut |= {"waves swapped": surgery.with_embedding(network, improved_time_embedding)}
 nets = {name: as_eps(net, V, schedule) for name, net in cut.items()}
-heart, times = metrics.by_heart(data, schedule), (5, 30, 100, 250, 500, 750, 950)
+heart, times = probing.by_heart(data, schedule), (5, 30, 100, 250, 500, 750, 950)
 exact = {"exact": heart, "exact, no time": lambda x, t, label: heart(x, torch.full_like(t, 500.0), label)}
 test, train = (data.test[:64], data.test_labels[:64]), (data.train[:64], data.train_labels[:64])
-errors = {name: metrics.loss_by_level(net, schedule, *test, times) for name, net in nets.items()}
+errors = {name: probing.loss_by_level(net, schedule, *test, times) for name, net in nets.items()}
 for name in nets:
     print(f"{name:15} error over the whole network's:", *(f"{r:6.2f}" for r in errors[name] / errors["whole"]))
-errors |= {name: metrics.loss_by_level(net, schedule, *train, times) for name, net in exact.items()}
+errors |= {name: probing.loss_by_level(net, schedule, *train, times) for name, net in exact.items()}
 axes = (figure := plots.curves(times, errors, "t", "mean squared error of eps")).axes[0]
 axes.lines[-2].set(color="black", linestyle=":")
 axes.lines[-1].set(color="black", linestyle="--")

@@ -28,7 +28,7 @@ import torch
 from tqdm import tqdm
 
 from ddpm_path import gaussian, guidance, losses, samplers
-from ddpm_path.lab import claims, datasets, metrics, plots, recipes, zoo
+from ddpm_path.lab import claims, datasets, metrics, plots, probing, recipes, zoo
 from ddpm_path.lab.exercises import IMPORTANCE_WEIGHTS, LEARNED_VARIANCE, check
 from ddpm_path.schedule import Discrete, cosine_betas, linear_betas, on_schedule, uniform_times
 
@@ -84,7 +84,7 @@ def claim(key, gain):  # one for each seed
 
 
 def coded(reverse, schedule, n, times):
-    return torch.tensor([float(part.mean()) for part in metrics.bits(reverse, schedule, test[:n], times)])
+    return torch.tensor([float(part.mean()) for part in probing.bits(reverse, schedule, test[:n], times)])
 
 
 every, parts, backs = uniform_times(1000, 1000), {}, {}
@@ -210,7 +210,7 @@ for k in tqdm(range(3), desc="gradients"):
     fresh, final = recipes.RECIPES["compare-cosine-vlb-0"].network(), zoo.load_network(f"compare-cosine-vlb-{k}")[0]
     for i, net in enumerate((fresh, final.requires_grad_())):
         draw = seed(k)
-        p, gain[i, k] = metrics.importance_gain(partial(loss, net, draw), list(net.parameters()), 1000, 2, draw)
+        p, gain[i, k] = probing.importance_gain(partial(loss, net, draw), list(net.parameters()), 1000, 2, draw)
 print("log2 of the noise saved, fresh and final weights:", *(f"{x:.1f}," for x in gain.flatten().tolist()), end=" ")
 print(f"p: {p[0]:.3f} at t = 1, {p[-1]:.3f} at t = 1000; E L^2 falls {1000 * p.square().sum():.0f}-fold, final weights")
 claim("improved-importance", min(gain, key=torch.mean))

@@ -27,7 +27,7 @@ import torch
 from ddpm_path.exact import isotropic_mixture
 from ddpm_path.gaussian import fixed_small, posterior, q_sample, x0_from_eps
 from ddpm_path.guidance import class_score, classifier_guided, classifier_shift
-from ddpm_path.lab import claims, datasets, metrics, plots, train, zoo
+from ddpm_path.lab import claims, datasets, metrics, plots, probing, train, zoo
 from ddpm_path.lab.exercises import CLASS_GRADIENT, GUIDED_EPS, check
 from ddpm_path.samplers import ancestral, ddim, last, start_noise
 from ddpm_path.schedule import Discrete, linear_betas, uniform_times
@@ -126,11 +126,11 @@ def log_likelihood():
 noisy, clean = (zoo.load_classifier(name)[0] for name in ("digits-classifier", "digits-clean-classifier"))
 train.maximise(log_likelihood, layers.parameters(), 500, 1e-2, "three classes")
 points, of = three.sample(4000, seed(3))
-heart = metrics.by_heart_classifier(data, cosine)
+heart = probing.by_heart_classifier(data, cosine)
 rows = {"mixture: exact": lambda x, t: three.log_class(x, cosine(t)), "mixture: network": small}
-table = {k: metrics.accuracy_by_level(c, cosine, points.float(), of, levels) for k, c in rows.items()}
+table = {k: probing.accuracy_by_level(c, cosine, points.float(), of, levels) for k, c in rows.items()}
 rows = {"digits: by heart": heart, "digits: ours": noisy, "digits: trained on clean": clean}
-table |= {k: metrics.accuracy_by_level(c, cosine, data.test, data.test_labels, levels) for k, c in rows.items()}
+table |= {k: probing.accuracy_by_level(c, cosine, data.test, data.test_labels, levels) for k, c in rows.items()}
 plots.show(plots.curves(levels, table, "t", "accuracy"), "Networks near their posteriors, the clean one far below.")
 
 # %% [markdown]

@@ -85,7 +85,7 @@ CLAIMS: tuple[Claim, ...] = (
         "05_ddpm_likelihood",
         "Trained on the variational bound itself, a network needs fewer bits for an image than trained on L_simple "
         "[Ho 2020, sec. 4.1, table 1: 3.70 and 3.75 bits/dim]",
-        _COMPARED + "Data: the first 96 test digits. Bits: `metrics.bits`, fixed-large variance, clipped x_0, 40 "
+        _COMPARED + "Data: the first 96 test digits. Bits: `probing.bits`, fixed-large variance, clipped x_0, 40 "
         "strata, seed 0: the same images, times and noise for all. Margin: the mean over k of bits/dim(L_simple) - "
         "bits/dim(L)." + _SEEDS,
         State.HOLDS,

@@ -7,7 +7,7 @@ _COMPARED = (
     "1,000, the same 2,000 steps, EMA weights. "
 )
 _BITS = (
-    "Data: the first 48 test digits. Bits: `metrics.bits`, clipped x_0, 40 strata, seed 0: the same images, times and "
+    "Data: the first 48 test digits. Bits: `probing.bits`, clipped x_0, 40 strata, seed 0: the same images, times and "
     "noise for all. "
 )
 _SEEDS = " Its standard error: the standard deviation of the three seeds' differences divided by sqrt(3)."
