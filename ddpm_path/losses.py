@@ -167,7 +167,7 @@ def bound_term(
     true_mean, true_variance = posterior(x0, x, now, then)
     last = s == 0
     # The posterior's variance is 0 where s = 0: any other keeps the KL, which is not used there, finite.
-    nats = kl(true_mean, torch.where(last, 1.0, torch.as_tensor(true_variance)), mean, variance)
+    nats = kl(true_mean, torch.where(last, now[1], torch.as_tensor(true_variance)), mean, variance)
     if bool(last.any()):
         last = last.to(x.device)
         nats[last] = -decoder(x0[last], mean[last], variance[last])

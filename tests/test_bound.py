@@ -117,7 +117,13 @@ def test_ho2020_eq13_gradients_are_finite_and_right_everywhere():
 
 def test_data_off_the_grid_are_refused_with_the_remedy():
     mean = torch.zeros(3).double()
-    for wrong in ([0.0, 0.5, 0.25], [-1.2, 0.2, 1.0], [-1.0, math.nan, 1.0], [-1 - 2 / 255, 1.0, -1.0]):
+    for wrong in (
+        [0.0, 0.5, 0.25],
+        [-1.2, 0.2, 1.0],
+        [-1.0, math.nan, 1.0],
+        [-1 - 2 / 255, 1.0, -1.0],
+        [1 + 2 / 255, 1.0, -1.0],
+    ):
         with pytest.raises(ValueError, match=r"256 levels.*round images"):
             discretised_log_prob(torch.tensor(wrong).double(), mean, 0.1)
     remedy = torch.tensor([0.0, 0.5, -1.0]).add(1).mul(127.5).round().div(127.5) - 1
