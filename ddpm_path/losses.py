@@ -326,8 +326,9 @@ class LossHistory:
         """
         if t.shape != loss.shape or not bool(loss.isfinite().all()):
             raise ValueError(f"one finite loss for each time, please; got {tuple(loss.shape)} for {tuple(t.shape)}")
-        for i, value in zip((t.long() - 1).tolist(), loss.tolist(), strict=True):
-            self.losses[i, self.count[i] % self.losses.shape[1]] = value
+        for k, time in enumerate(t.long()):  # one by one: a time may come twice
+            i = time - 1
+            self.losses[i, self.count[i] % self.losses.shape[1]] = loss[k]
             self.count[i] += 1
 
     def probabilities(self) -> Tensor:

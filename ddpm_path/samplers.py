@@ -81,7 +81,7 @@ def noise_source(
         raise ValueError(f"noise for {n} samples of shape {tuple(shape)}: both must be at least 1")
     root = int(torch.randint(2**62, (), generator=generator))
     # torch's CPU generator keeps 32 bits of a seed; an odd stride keeps all n of them different.
-    streams = [torch.Generator().manual_seed((root + k * 0x9E3779B1) % 2**32) for k in range(n)]
+    streams = [torch.Generator().manual_seed(root + k * 0x9E3779B1) for k in range(n)]
     # A call costs more than a few numbers do: for small samples each call draws the noise of several steps.
     ahead = max(1, 256 // math.prod(shape))
     drawn: list[Tensor] = []
