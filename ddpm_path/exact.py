@@ -91,7 +91,7 @@ class GaussianMixture:
         The probability-flow ODE keeps every walker's share, so it takes x at `now` to quantile(cdf(x, now), then).
         """
         offset, variance = self._on_a_line(torch.zeros_like(share), now)
-        each = torch.special.ndtri(share.double()) * variance.sqrt() - offset  # (B, K), the components' own
+        each: Tensor = torch.special.ndtri(share.double()) * variance.sqrt() - offset  # (B, K), the components' own
         low, high = each.amin(1, keepdim=True), each.amax(1, keepdim=True)
         for _ in range(60):
             middle = (low + high) / 2
