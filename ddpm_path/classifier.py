@@ -99,4 +99,5 @@ class NoisyClassifier(nn.Module):
         h = self.stem(F.pixel_unshuffle(x, self.patch))
         for block in (*self.down, *self.middle):
             h = block(h, cond)
-        return F.log_softmax(self.pool(F.silu(self.norm(h))), dim=1)
+        log_probs: Tensor = self.pool(F.silu(self.norm(h))).log_softmax(1)
+        return log_probs

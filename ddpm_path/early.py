@@ -296,7 +296,8 @@ def binomial_bound(
     A bound on log p(x_0), on average, if the data's mean is the chain's rate, or that rate is 1/2.
     """
     last, first = (binary_entropy(chain.marginal_rate(x0, t)).sum(-1) for t in (chain.T, 1))
-    K = last - first - x0.shape[-1] * binary_entropy(torch.tensor(chain.rate).to(x0))
+    _, D = x0.shape
+    K = last - first - D * binary_entropy(torch.tensor(chain.rate).to(x0))
     for t in torch.split(torch.arange(2, chain.T + 1), chunk):
         K = K - binomial_term(logits, chain, x0, t, generator).sum(0)
     return K

@@ -90,8 +90,9 @@ class GaussianMixture:
 
         The probability-flow ODE keeps every walker's share, so it takes x at `now` to quantile(cdf(x, now), then).
         """
-        spread = 10 * (self._on_a_line(share, now)[1].sqrt().max() + now[0] * self.means.abs().max())
-        low, high = torch.full_like(share, -float(spread)), torch.full_like(share, float(spread))
+        offset, variance = self._on_a_line(torch.zeros_like(share), now)
+        each: Tensor = torch.special.ndtri(share.double()) * variance.sqrt() - offset  # (B, K), the components' own
+        low, high = each.amin(1, keepdim=True), each.amax(1, keepdim=True)
         for _ in range(60):
             middle = (low + high) / 2
             below = self.cdf(middle, now) < share
@@ -165,7 +166,7 @@ class FiniteData:
         """E[x_0 | x_t = x], shaped and typed like x (B, ...); std must not be 0."""
         flat = x.flatten(1).double()
         top = flat.new_full((len(flat), 1), -math.inf)
-        mass, total = flat.new_zeros(len(flat), 1), torch.zeros_like(flat)
+        mass, total = flat.new_zeros(len(flat), 1), flat.new_zeros(flat.shape)
         for items, logits in self._parts(flat, now):
             higher = torch.maximum(top, logits.amax(1, keepdim=True))
             shrink, weights = (top - higher).exp(), (logits - higher).exp()

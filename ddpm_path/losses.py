@@ -167,7 +167,7 @@ def bound_term(
     true_mean, true_variance = posterior(x0, x, now, then)
     last = s == 0
     # The posterior's variance is 0 where s = 0: any other keeps the KL, which is not used there, finite.
-    nats = kl(true_mean, torch.where(last, 1.0, torch.as_tensor(true_variance)), mean, variance)
+    nats = kl(true_mean, torch.where(last, now[1], torch.as_tensor(true_variance)), mean, variance)
     if bool(last.any()):
         last = last.to(x.device)
         nats[last] = -decoder(x0[last], mean[last], variance[last])
@@ -326,8 +326,9 @@ class LossHistory:
         """
         if t.shape != loss.shape or not bool(loss.isfinite().all()):
             raise ValueError(f"one finite loss for each time, please; got {tuple(loss.shape)} for {tuple(t.shape)}")
-        for i, value in zip((t.long() - 1).tolist(), loss.tolist(), strict=True):
-            self.losses[i, self.count[i] % self.losses.shape[1]] = value
+        for k, time in enumerate(t.long()):  # one by one: a time may come twice
+            i = time - 1
+            self.losses[i, self.count[i] % self.losses.shape[1]] = loss[k]
             self.count[i] += 1
 
     def probabilities(self) -> Tensor:

@@ -81,7 +81,7 @@ def noise_source(
         raise ValueError(f"noise for {n} samples of shape {tuple(shape)}: both must be at least 1")
     root = int(torch.randint(2**62, (), generator=generator))
     # torch's CPU generator keeps 32 bits of a seed; an odd stride keeps all n of them different.
-    streams = [torch.Generator().manual_seed((root + k * 0x9E3779B1) % 2**32) for k in range(n)]
+    streams = [torch.Generator().manual_seed(root + k * 0x9E3779B1) for k in range(n)]
     # A call costs more than a few numbers do: for small samples each call draws the noise of several steps.
     ahead = max(1, 256 // math.prod(shape))
     drawn: list[Tensor] = []
@@ -410,8 +410,7 @@ def _multistep(
     """DDIM's steps along a better slope than the eps at t: `start`'s at first, then a mean of the last `order` eps."""
     past: list[Tensor] = []  # the latest first
     # Cast once, not at every step.
-    scales, stds = torch.tensor(levels, dtype=x.dtype, device=x.device).T
-    cast = list(zip(scales.unbind(), stds.unbind(), strict=True))
+    cast = [(scale, std) for scale, std in torch.tensor(levels, dtype=x.dtype, device=x.device)]
     known = dict(zip(times, cast, strict=True))
     weights = {n: [expand(weight, x) for weight in row] for n, row in ADAMS_BASHFORTH.items()}
     for i, (t, s, now, then) in enumerate(zip(times, times[1:], cast, cast[1:], strict=False)):
@@ -617,8 +616,8 @@ def _check(schedule: Schedule, x: Tensor, times: Sequence[float], rising: bool =
         raise ValueError(f"the start x is a batch of floats, (B, ...), B > 0; got {tuple(x.shape)} {x.dtype}")
     if not bool(x.isfinite().all()):
         raise ValueError("the start x holds NaN or infinity: look for a division by zero or half precision before it")
-    scale, std = schedule(torch.tensor(grid, dtype=torch.float64))
-    return grid, list(zip(scale.tolist(), std.tolist(), strict=True))
+    levels = torch.stack(schedule(torch.tensor(grid, dtype=torch.float64)), 1)
+    return grid, [(scale, std) for scale, std in levels.tolist()]
 
 
 def _show(times: Sequence[float]) -> str:

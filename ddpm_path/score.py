@@ -106,7 +106,7 @@ def level_overlap(ratio: float, dims: int) -> float:
 
 
 def level_ratio(dims: int, overlap: float = 0.5) -> float:
-    """Technique 2: the ratio > 1 of neighbouring levels at which `level_overlap` is `overlap`, by bisection.
+    """Technique 2: the ratio > 1 of neighbouring levels at which `level_overlap` is `overlap`.
 
     The published settings lie at 0.566 to 0.567, not at the paper's 0.5. ValueError for an overlap outside (0, 0.997)
     and below five dimensions, where levels however far apart overlap.
@@ -116,13 +116,9 @@ def level_ratio(dims: int, overlap: float = 0.5) -> float:
             f"overlap {overlap} in {dims} dimensions: choose one between 0 and 0.997, in at least 5 dimensions; below "
             "that any levels overlap, and 10 will do"
         )
-    low, high = 1.0, 2.0
-    while level_overlap(high, dims) > overlap:
-        high *= 2
-    for _ in range(60):
-        middle = (low + high) / 2
-        low, high = (middle, high) if level_overlap(middle, dims) > overlap else (low, middle)
-    return (low + high) / 2
+    from scipy.optimize import brentq  # slow to import
+
+    return float(brentq(lambda ratio: level_overlap(ratio, dims) - overlap, 1.0, 1e3))  # where the overlap is 0
 
 
 def level_count(first: float, last: float, ratio: float) -> int:
@@ -173,14 +169,10 @@ def variance_ratio(step: float, ratio: float, steps: int) -> float:
 
 def best_step(ratio: float, steps: int) -> float:
     """Technique 4: the step in (0, 1) that brings `variance_ratio` nearest to 1, which it exceeds always."""
-    low, high = 0.0, 1.0
-    for _ in range(100):  # it falls, then rises: drop the third that cannot hold the least
-        left, right = (2 * low + high) / 3, (low + 2 * high) / 3
-        if variance_ratio(left, ratio, steps) < variance_ratio(right, ratio, steps):
-            high = right
-        else:
-            low = left
-    return (low + high) / 2
+    from scipy.optimize import minimize_scalar  # slow to import
+
+    bounds, options = (0.0, 1.0), {"xatol": 1e-12}
+    return float(minimize_scalar(lambda step: variance_ratio(step, ratio, steps), bounds=bounds, options=options).x)
 
 
 def _differentiable(score_fn: ScoreFn, x: Tensor) -> tuple[Tensor, Tensor]:

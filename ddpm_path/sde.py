@@ -32,13 +32,14 @@ def coefficients(schedule: Schedule, t: Tensor | float) -> tuple[Tensor, Tensor]
     ValueError outside [first, T], and for a chain at its whole times, where it has steps and no slope.
     """
     time = torch.as_tensor(t, dtype=torch.float64).detach().cpu()
-    if not bool(((time >= schedule.first - 1e-12) & (time <= schedule.T + 1e-12)).all()):  # a solver's round-off
+    inside = time.clamp(schedule.first, schedule.T)
+    if not bool(((time - inside).abs() < 1e-12).all()):  # a solver's round-off
         raise ValueError(
             f"SDE and ODE live in [{schedule.first:g}, {schedule.T:g}]; asked for {time.min():g} to {time.max():g}. "
             "Data, t = 0, have no score: begin and end at the first time"
         )
     with torch.enable_grad():
-        time = time.clamp(schedule.first, schedule.T).requires_grad_()
+        time = inside.requires_grad_()
         scale, std = schedule(time)
         if not std.requires_grad:
             raise ValueError(
@@ -200,11 +201,9 @@ def exact_divergence(field: Field, x: Tensor) -> tuple[Tensor, Tensor]:
     with torch.enable_grad():
         x = x.detach().requires_grad_()
         there = field(x)
-        traces = torch.zeros(len(x), dtype=x.dtype, device=x.device)
-        for i, component in enumerate(there.flatten(1).unbind(1)):
-            (gradient,) = torch.autograd.grad(component.sum(), x, retain_graph=True)
-            traces = traces + gradient.flatten(1)[:, i]
-    return there.detach(), traces
+        parts = enumerate(there.flatten(1).unbind(1))
+        traces = [torch.autograd.grad(part.sum(), x, retain_graph=True)[0].flatten(1)[:, i] for i, part in parts]
+    return there.detach(), torch.stack(traces).sum(0)
 
 
 def hutchinson(probe: Tensor) -> Divergence:
@@ -303,7 +302,8 @@ def _solve(
     """Integrate a flat state from `start` to `end`; the end, float64 on the CPU, and the number of calls."""
     from scipy.integrate import solve_ivp  # takes a while, so only where it is used
 
-    coefficients(schedule, torch.tensor([start, end], dtype=torch.float64))  # errors come before the first call
+    for t in (start, end):
+        coefficients(schedule, t)  # errors come before the first call
     calls = 0
 
     def right_hand_side(t: float, y: Any) -> Any:

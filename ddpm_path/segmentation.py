@@ -167,7 +167,7 @@ class FCN(nn.Module):
             if n < 4 or too_small:
                 return False
             n = n if offset >= 0 else below
-        return n >= 1 and self.offsets[-1] + size <= self.factor * (n + 1)
+        return n >= 1
 
 
 class UNet2015(nn.Module):
@@ -231,7 +231,7 @@ def valid_output(size: int, depth: int = 4) -> int:
     if size > border and (size - border - 4) % step == 0:
         return size - border
     least = border + 3 % step + 1  # what is left is 4 modulo the step
-    below = least + max(0, size - least) // step * step
+    below = max(least, size - (size - least) % step)
     legal = [below] if size < below else [below, below + step]
     raise ValueError(
         f"an unpadded U-Net of depth {depth} has no even poolings at {size}: nearest legal sizes "

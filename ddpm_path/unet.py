@@ -20,7 +20,7 @@ Embed = Callable[[Tensor, int], Tensor]
 """An embedding of times: t (B,) and a width to (B, width)."""
 
 halve = partial(F.avg_pool2d, kernel_size=2)
-double = partial(F.interpolate, scale_factor=2.0, mode="nearest")
+double = partial(F.interpolate, scale_factor=2.0)  # each pixel four times
 
 
 def time_embedding(t: Tensor, dim: int, longest: float = 10000.0) -> Tensor:
@@ -28,17 +28,17 @@ def time_embedding(t: Tensor, dim: int, longest: float = 10000.0) -> Tensor:
 
     t (B,) is any real number, in steps of a chain of 1,000: never a row of a table.
     """
-    angle = _angles(t, dim, dim // 2 - 1, longest)  # (B, dim / 2)
+    angle = _angles(t, dim, dim / 2 - 1, longest)  # (B, dim / 2)
     return torch.cat([angle.sin(), angle.cos()], dim=1)
 
 
 def improved_time_embedding(t: Tensor, dim: int, longest: float = 10000.0) -> Tensor:
     """Cosines, then sines, of t at frequencies from 1 to just above 1 / longest, (B, dim) [Nichol 2021, code; ADM]."""
-    angle = _angles(t, dim, dim // 2, longest)  # (B, dim / 2)
+    angle = _angles(t, dim, dim / 2, longest)  # (B, dim / 2)
     return torch.cat([angle.cos(), angle.sin()], dim=1)
 
 
-def _angles(t: Tensor, dim: int, last: int, longest: float) -> Tensor:
+def _angles(t: Tensor, dim: int, last: float, longest: float) -> Tensor:
     """t times longest^(-i / last) for i = 0, ..., dim / 2 - 1."""
     frequency = torch.exp(-math.log(longest) * torch.arange(dim // 2, device=t.device) / last)
     return t.float()[:, None] * frequency

@@ -196,8 +196,8 @@ MUSEUM = [
         "torch.randn of the batch's shape: diffusers #1514 and many others",
         "the same seed gives other images in a batch of 8 than in a batch of 4",
         "ddpm_path.samplers",
-        "streams = [torch.Generator().manual_seed((root + k * 0x9E3779B1) % 2**32) for k in range(n)]",
-        "streams = [torch.Generator().manual_seed(root % 2**32)] * n",
+        "streams = [torch.Generator().manual_seed(root + k * 0x9E3779B1) for k in range(n)]",
+        "streams = [torch.Generator().manual_seed(root)] * n",
         "test_samplers.py::test_sample_k_does_not_depend_on_the_batch",
     ),
     Mistake(

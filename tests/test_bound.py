@@ -117,7 +117,13 @@ def test_ho2020_eq13_gradients_are_finite_and_right_everywhere():
 
 def test_data_off_the_grid_are_refused_with_the_remedy():
     mean = torch.zeros(3).double()
-    for wrong in ([0.0, 0.5, 0.25], [-1.2, 0.2, 1.0], [-1.0, math.nan, 1.0], [-1 - 2 / 255, 1.0, -1.0]):
+    for wrong in (
+        [0.0, 0.5, 0.25],
+        [-1.2, 0.2, 1.0],
+        [-1.0, math.nan, 1.0],
+        [-1 - 2 / 255, 1.0, -1.0],
+        [1 + 2 / 255, 1.0, -1.0],
+    ):
         with pytest.raises(ValueError, match=r"256 levels.*round images"):
             discretised_log_prob(torch.tensor(wrong).double(), mean, 0.1)
     remedy = torch.tensor([0.0, 0.5, -1.0]).add(1).mul(127.5).round().div(127.5) - 1
@@ -212,10 +218,13 @@ def test_ho2020_prior_term_values():
     ends = torch.tensor([[1.0, -1.0], [0.5, -0.5]]).double()
     got = prior_term(LINEAR, ends)
     assert got[0] == pytest.approx(2.91e-5, abs=1e-7) and got[1] == pytest.approx(7.3e-6, abs=1e-7)
-    scale, std = VP()(1.0)
-    for i in range(2):
-        pair = [torch.distributions.Normal(scale * ends[i], std.expand(2)), torch.distributions.Normal(0.0, 1.0)]
-        close(prior_term(VP(), ends)[i], torch.distributions.kl_divergence(*pair).mean() / LN2, rtol=1e-6, atol=1e-12)
+    for start in (1.0, 0.3):
+        scale, std = VP()(start)
+        for i in range(2):
+            pair = [torch.distributions.Normal(scale * ends[i], std.expand(2)), torch.distributions.Normal(0.0, 1.0)]
+            true = torch.distributions.kl_divergence(*pair).mean() / LN2
+            close(prior_term(VP(), ends, start)[i], true, rtol=1e-6, atol=1e-12)
+    close(prior_term(VP(), ends), prior_term(VP(), ends, 1.0))
 
 
 def test_ho2020_eq5_uniform_t_times_T_and_the_prior_are_the_full_sum():

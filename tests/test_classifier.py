@@ -1,9 +1,12 @@
+import inspect
+
 import pytest
 import torch
 from helpers import close, seeded
 
 from ddpm_path.classifier import AttentionPool, NoisyClassifier
 from ddpm_path.guidance import class_score
+from ddpm_path.unet import UNet
 
 TIMES = torch.tensor([1.0, 30.0, 400.0, 1000.0])
 
@@ -54,7 +57,14 @@ def test_dhariwal2021_embeddings_of_position_start_with_variance_1_over_channels
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"patch": 2}, {"blocks": 2, "attention": (0, 1)}, {"channels": 3, "size": 12, "groups": 4}]
+    "changes",
+    [
+        {},
+        {"widths": (32,), "attention": ()},
+        {"patch": 2},
+        {"blocks": 2, "attention": (0, 1)},
+        {"channels": 3, "size": 12, "groups": 4},
+    ],
 )
 def test_answers_normalised_log_probabilities(changes):
     settings = {"channels": 1, "size": 16} | changes
@@ -62,6 +72,31 @@ def test_answers_normalised_log_probabilities(changes):
     log_probs = fresh(**changes)(x, TIMES)
     assert log_probs.shape == (4, 3) and float(log_probs.std()) > 0.01
     close(log_probs.exp().sum(1), torch.ones(4))
+
+
+@pytest.mark.parametrize("changes", [{}, {"widths": (16, 32, 32), "blocks": 2, "attention": (0, 2), "patch": 2}])
+def test_dhariwal2021_the_way_down_and_the_middle_are_adms(changes):
+    """A U-Net that resizes by residual blocks takes the weights, all of them; then normalisation, SiLU, pooling."""
+    net, settings = fresh(**changes), {"widths": (16, 32), "attention": (1,), "head_width": 16} | changes
+    whole, rest = UNet(1, **settings, residual_resampling=True).double().eval(), iter(net.down)
+    for i, stage in enumerate(whole.down):
+        for block in (*([whole.shrink[i - 1]] if i else []), *stage):
+            block.load_state_dict(next(rest).state_dict())
+    assert next(rest, None) is None
+    for name in ("time", "stem", "middle"):
+        getattr(whole, name).load_state_dict(getattr(net, name).state_dict())
+    maps = []
+    whole.middle[-1].register_forward_hook(lambda module, args, out: maps.append(out))
+    x = images()
+    whole(x, TIMES)
+    h = torch.nn.functional.group_norm(maps[0], 8, net.norm.weight, net.norm.bias)
+    close(net(x, TIMES), net.pool(h * h.sigmoid()).log_softmax(1), rtol=1e-9)
+
+
+def test_what_a_classifier_is_not_told_it_has_from_the_u_net():
+    ours, theirs = (inspect.signature(kind).parameters for kind in (NoisyClassifier, UNet))
+    told = {name for name, parameter in ours.items() if parameter.default is not inspect.Parameter.empty}
+    assert {name: ours[name].default for name in told} == {name: theirs[name].default for name in told}
 
 
 def test_a_trained_networks_times_matter_and_each_to_its_own_image_alone():
@@ -104,8 +139,8 @@ def test_images_and_times_that_do_not_fit_are_refused():
     [
         ({"size": 15}, "size 15 must be divisible by 2"),
         ({"size": 14, "patch": 4}, "size 14 must be divisible by 8"),
-        ({"widths": (16, 36)}, "by groups 8"),
-        ({"widths": (16, 40)}, "by head_width 16"),
+        ({"widths": (20, 32)}, "by groups 8"),
+        ({"widths": (16, 32, 40)}, "by head_width 16"),
         ({"widths": (24, 32), "attention": (0,)}, "by head_width 16"),
     ],
 )

@@ -146,6 +146,22 @@ def test_taps_say_which_input_each_output_reads(size, layer):
     assert table.sum() == len(inside)
 
 
+@pytest.mark.parametrize("function", [cv.output_size, cv.output_padding, cv.transposed_size, cv.taps])
+def test_what_is_not_said_is_torchs(function):
+    """Stride 1, no padding, no dilation, as for `F.conv2d`."""
+    assert torch.equal(torch.as_tensor(function(7, 3)), torch.as_tensor(function(7, 3, 1, 0, 1)))
+
+
+def test_kernels_of_whole_networks_are_torchs_where_nothing_is_said():
+    x, weight = whole_numbers(1, 2, 5, 4, seed=0), whole_numbers(3, 2, 3, 3, seed=1)
+    y = F.conv2d(x, weight)
+    assert torch.equal(cv.matrix(weight, (5, 4)) @ x.flatten(), y.flatten())
+    back = torch.nn.grad.conv2d_input(x.shape, weight, y)
+    assert torch.equal(cv.transposed(y, weight, (5, 4)), back)
+    assert torch.equal(cv.by_convolution(y, weight, (5, 4)), back)
+    assert Layer(3) == Layer(3, 1, 0, 1)
+
+
 def test_kernels_need_not_be_square():
     x, weight = whole_numbers(2, 2, 9, 7, seed=0), whole_numbers(3, 2, 2, 5, seed=1)
     y = F.conv2d(x, weight, None, 2, 1)

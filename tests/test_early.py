@@ -349,6 +349,40 @@ def test_stepwise_rbf_is_a_weighted_mean_of_its_readouts():
     close(both, torch.stack([net.readout[0, 0], net.readout[6, 1], net.readout[6].mean(0)]).detach(), rtol=1e-10)
 
 
+def test_stepwise_rbf_spelled_out():
+    """exp(-|x - centre|^2 / (2 width^2)), normalised; 16 units in the plane unless told otherwise."""
+    torch.manual_seed(0)
+    net = early.StepwiseRBF(7).double()
+    assert net.centres.shape == (16, 2)
+    with torch.no_grad():
+        torch.nn.init.normal_(net.log_width)
+        torch.nn.init.normal_(net.readout)
+    x, width = randn(1, 2), net.log_width.exp()
+    weight = torch.stack([(-(x[0] - net.centres[u]).square().sum() / (2 * width[u] ** 2)).exp() for u in range(16)])
+    close(torch.cat(net(x, torch.tensor([3])), 1)[0].detach(), (weight / weight.sum() @ net.readout[2]).detach())
+
+
+def test_sohldickstein2015_app_d12_the_papers_network_of_bits():
+    """Three layers of 50 sigmoids; weights of 4 times Xavier's deviation, for a slope of at most 1/4."""
+    torch.manual_seed(0)
+    net = early.StepwiseMLP(2000, 20)
+    linears = [module for module in net.trunk if isinstance(module, torch.nn.Linear)]
+    assert [linear.weight.shape for linear in linears] == [(50, 20), (50, 50), (50, 50)]
+    for linear in linears:
+        true = 16 * 2 / sum(linear.weight.shape)
+        assert abs(float(linear.weight.detach().square().mean()) / true - 1) < 5 * math.sqrt(2 / linear.weight.numel())
+    assert net.readouts.shape == (21, 51, 20)
+
+
+def test_sampling_and_measuring_carry_no_gradients():
+    weight = torch.ones((), requires_grad=True, dtype=torch.float64)
+    end = dict(early.walk_back(lambda x, t: (weight * x, torch.ones_like(x)), SHORT, randn(2, 3)))[0]
+    assert not end.requires_grad
+    assert not early.fit_variance(lambda x, t: weight * x, SHORT, randn(2, 3)).requires_grad
+    logits = lambda x, t: weight * crooked(x, t)  # noqa: E731
+    assert not early.binomial_bound(logits, SMALL, ONE_HOT).requires_grad
+
+
 def test_walk_back_visits_every_time_and_ends_without_noise():
     seen = []
 
@@ -462,7 +496,7 @@ def test_variance_0_pins_even_a_step_without_noise():
 
 
 @pytest.mark.parametrize(
-    "betas", [[0.1], [0.1, 0.0], [0.1, 1.2], [1.0, 0.5], [-0.1, 0.5], [[0.1, 0.2]], [0.1, math.nan]]
+    "betas", [[0.1], [0.0, 0.1], [0.1, 0.0], [0.1, 1.2], [1.0, 0.5], [-0.1, 0.5], [[0.1, 0.2]], [0.1, math.nan]]
 )
 def test_betas_that_leave_their_range_are_refused(betas):
     with pytest.raises(ValueError, match=r"each in \(0, 1\)"):

@@ -337,6 +337,12 @@ def test_shares_and_quantiles_want_one_dimension():
         isotropic_mixture([0.5, 0.5], [-1.0, 1.0], 0.1)  # type: ignore[list-item]
 
 
+def test_plain_numbers_are_taken_to_the_last_digit():
+    close(LINE.weights, [0.3, 0.7], rtol=1e-15)
+    close(LINE.means, [[-0.6], [0.5]], rtol=1e-15)
+    close(LINE.covariances, torch.full((2, 1, 1), 0.15**2, dtype=torch.float64), rtol=1e-15)
+
+
 def test_draws_follow_their_generator_alone():
     one = WORLD.sample(6, seeded(3))
     torch.manual_seed(99)

@@ -110,6 +110,8 @@ def test_saharia2022_dynamic_thresholding_by_hand():
     close(after[0], x0[0].clamp(-s, s) / s, rtol=1e-9, atol=1e-10)
     close(after[1], x0[1], rtol=1e-9, atol=1e-10)
     assert float(after[0].abs().max()) < 1 + 1e-9
+    whole = implied_x0(threshold_x0(knows, LINEAR, 1.0), x, t)  # nothing is cut, all is divided by the largest
+    close(whole[0], x0[0] / x0[0].abs().max(), rtol=1e-9, atol=1e-10)
     for wrong in (0.0, -0.1, 1.01, 99.5, math.nan):
         with pytest.raises(ValueError, match="share of the pixels"):
             threshold_x0(knows, LINEAR, wrong)
@@ -440,6 +442,10 @@ def test_guidance_within_an_interval_of_noise():
         inside = 0.5 <= std / scale <= 5
         close(limited(x, torch.full((3,), float(t))), (2 if inside else 1) * x)
     assert asked == [200.0, 500.0]  # std / scale = 0.72 and 3.4; at 100 and 700 it is 0.34 and 11.9
+    ends = [float(VE()(t)[1]) for t in (0.2, 0.6)]  # both belong to the interval
+    closed = within(guided, lambda x, t: x, VE(), *ends)
+    for t, factor in ((0.19, 1), (0.2, 2), (0.6, 2), (0.61, 1)):
+        close(closed(x, torch.full((3,), t, dtype=torch.float64)), factor * x)
     for low, high in ((5.0, 0.5), (1.0, 1.0), (-1.0, 1.0), (math.nan, 1.0), (0.0, math.nan)):
         with pytest.raises(ValueError, match="from low to high"):
             within(guided, guided, LINEAR, low, high)

@@ -1,5 +1,6 @@
 import itertools
 import math
+import re
 
 import diffusers.schedulers.scheduling_ddpm as theirs
 import numpy as np
@@ -355,6 +356,16 @@ def test_the_start_is_not_written_to():
 def test_bad_times_are_refused_at_the_call(times):
     with pytest.raises(ValueError, match=r"times|0 < t < 1"):
         ancestral(EPS, LINEAR, start(2, 3), times)  # not iterated
+
+
+def test_a_long_list_of_bad_times_is_told_by_its_ends():
+    for times, shown in (
+        ([3, 4, 5, 6, 7, 8], "[3, 4, 5, 6, 7, 8]"),
+        ([2, 3, 4, 5, 6, 7, 8], "[2, 3, 4, ..., 7, 8]"),
+        (1000, "1000"),
+    ):
+        with pytest.raises(ValueError, match=re.escape(f"say; got {shown}") + "$"):
+            ancestral(EPS, LINEAR, start(2, 3), times)
 
 
 @pytest.mark.parametrize(

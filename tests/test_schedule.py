@@ -1,7 +1,9 @@
+import dataclasses
 import itertools
 import math
 import warnings
 
+import numpy as np
 import pytest
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler
@@ -84,6 +86,10 @@ def test_nichol2021_exactly_one_beta_is_clipped():
 
 def test_nichol2021_sec32_offset_keeps_the_first_noise_below_a_pixel():
     assert abs(float(cosine_betas()[0].sqrt()) - 0.00643) < 5e-6  # < 1 / 127.5, the bin of a pixel
+
+
+def test_rombach2021_roots_of_scaled_linear_betas_are_even_to_float64():
+    close(scaled_linear_betas().sqrt(), np.linspace(0.00085**0.5, 0.012**0.5, 1000))
 
 
 def test_rombach2021_scaled_linear_equals_diffusers():
@@ -236,6 +242,14 @@ def test_time_at_reaches_both_ends(name):
         close(schedule.time_at(std / scale), t, rtol=1e-8)
 
 
+@pytest.mark.parametrize("T", [2, 1000])
+def test_time_at_of_a_chain_lets_round_off_pass_at_both_ends(T):
+    schedule = LINEAR if T == 1000 else Discrete.from_betas(torch.tensor([0.5, 0.9]))
+    ratio = schedule.std[1:] / schedule.scale[1:]
+    close(schedule.time_at(ratio[0] * (1 - 5e-10)), 1.0)
+    close(schedule.time_at(ratio[-1] * (1 + 5e-10)), float(T))
+
+
 def test_time_at_of_sigma_min_is_a_noisy_level_not_data():
     # VE jumps from 0 to sigma_min at 0: the level sigma_min belongs to the noise's side of the jump.
     close(VE()(VE().time_at(0.01))[1], 0.01, rtol=1e-9)
@@ -374,6 +388,14 @@ def test_on_schedule_refuses_levels_the_network_never_saw(trained, wanted, t):
     world = skewed_mixture()
     with pytest.raises(ValueError, match=r"asked for|times lie in"):
         on_schedule(world.eps_fn(trained), trained, wanted)(randn(2, 2), torch.full((2,), t))
+
+
+@pytest.mark.parametrize("kind", [VP, SubVP, VE])
+def test_continuous_schedules_are_values(kind):
+    """Equal if their numbers are, and never changed under whoever holds them."""
+    assert kind() == kind() and kind() != kind(0.2, 21.0) and hash(kind()) == hash(kind())
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        setattr(kind(), dataclasses.fields(kind)[0].name, 0.5)
 
 
 def test_continuous_schedules_refuse_what_is_none():

@@ -80,6 +80,15 @@ def test_song2019_eq3_mean_over_all_probes_is_the_implicit_loss(loss):
     close(mean, implicit(crooked, x))
 
 
+@pytest.mark.parametrize(("loss", "second"), [(sliced, lambda s, v: (s @ v) ** 2), (sliced_vr, lambda s, v: s @ s)])
+def test_song2019_eq3_along_any_probe(loss, second):
+    """v . J v and half of (v . s)^2 or |s|^2, for probes of any length."""
+    x, v = randn(4, 3), randn(4, 3, seed=1)
+    for i in range(4):
+        jacobian = torch.autograd.functional.jacobian(crooked, x[i])
+        close(loss(crooked, x, v)[i], v[i] @ jacobian @ v[i] + 0.5 * second(crooked(x[i]), v[i]))
+
+
 def test_gaussian_value_of_ism_ssm_and_ssm_vr_is_minus_d_over_2s2():
     """Oracle at the true score; probes of length 1 divide sliced matching, and it alone, by D."""
     s2, mu, dims = 0.3, 0.7, 3
@@ -188,6 +197,12 @@ def test_score_in_a_noise_predictor(schedule):
     close(found, by_autograd, rtol=1e-9)
 
 
+def test_a_score_s_time_is_handed_over_unrounded():
+    seen = []
+    score_fn_at(lambda x, t: seen.append(t) or x, VP(), 0.1)(randn(2, 3).float())
+    assert seen[0].tolist() == [0.1, 0.1]
+
+
 def test_what_has_no_score_is_refused():
     with pytest.raises(ValueError, match="t = 0 is data"):
         score_fn_at(gaussian_eps(0, 1, VE()), VE(), 0)
@@ -221,12 +236,26 @@ def test_technique2_published_levels_overlap_by_566_not_by_half(name):
     assert 0.566 < level_overlap(published_ratio(name), PUBLISHED[name][0]) < 0.567
 
 
-def test_technique2_solved_for_half():
-    for dims in (5, 256, 3072):
-        close(level_overlap(level_ratio(dims), dims), 0.5, atol=1e-12)
-    close(level_overlap(level_ratio(256, 0.9), 256), 0.9, atol=1e-12)
+def test_technique2_solved_for_an_overlap():
+    for dims, overlap in ((5, 0.5), (256, 0.5), (3072, 0.5), (256, 0.9), (5, 1e-9)):
+        ratio = level_ratio(dims, overlap)
+        assert ratio > 1
+        close(level_overlap(ratio, dims), overlap, atol=1e-9)  # the solver's 2e-12, times a slope of up to 32
     assert level_count(50, 0.01, level_ratio(3072)) == 219  # where the paper's CIFAR-10 has 232
     assert level_count(50, 0.01, published_ratio("cifar")) == 232
+
+
+def test_technique2_the_number_of_levels_is_read_off_their_ratio():
+    for count in (2, 3, 10):
+        levels = geometric_levels(3.0, 1.0, count)
+        assert level_count(3.0, 1.0, float(levels[0] / levels[1])) == count == len(levels)
+
+
+@pytest.mark.parametrize("ratio", [1.0, 1.1, 1.6])
+def test_song2020_prop2_overlap_of_normal_lengths(ratio):
+    """|x| is N(sqrt(D), 1/2) at a level of deviation 1; three deviations around the next one's mean, ratio sqrt(D)."""
+    normal, middle, width = scipy.stats.norm(math.sqrt(5), math.sqrt(0.5)), ratio * math.sqrt(5), 3 * ratio / 2**0.5
+    close(level_overlap(ratio, 5), normal.cdf(middle + width) - normal.cdf(middle - width))
 
 
 def test_song2020_prop2_overlap_of_lengths():
@@ -244,6 +273,7 @@ def test_levels_are_even_times_of_ve():
     times = level_times(VE(0.02, 18.5), levels)
     close(torch.tensor(times[:-1], dtype=torch.float64), torch.linspace(1, 0, 49, dtype=torch.float64), atol=1e-9)
     assert times[-1] == 0 and times[-2] > 0
+    assert level_times(VE(0.02, 18.5), levels[:1]) == [1.0, 0.0]  # one level is legal, too
     scale, std = COSINE(torch.tensor(level_times(COSINE, levels)[:-1], dtype=torch.float64))
     close(std / scale, levels, rtol=1e-9)
 
@@ -327,12 +357,19 @@ def test_an_even_start_on_data_of_one_point_reaches_it_too():
         (lambda: geometric_levels(0.01, 50, 10), "levels fall from the first to the last"),
         (lambda: geometric_levels(50, 0.0, 10), "levels fall"),
         (lambda: geometric_levels(50, 0.01, 1), "levels fall"),
+        (lambda: geometric_levels(50, 50, 2), "levels fall"),
+        (lambda: geometric_levels(math.inf, 50, 2), "levels fall"),
+        (lambda: level_times(VE(), torch.tensor([])), "levels must fall strictly"),
+        (lambda: level_times(VE(), torch.tensor([[50.0], [1.0]])), "levels must fall strictly"),
         (lambda: level_times(VE(), torch.tensor([0.01, 1.0, 50.0])), "levels must fall strictly"),
         (lambda: level_times(VE(), torch.tensor([50.0, 1.0, 1.0])), "levels must fall strictly"),
         (lambda: level_times(VE(), torch.tensor([50.0, math.nan, 1.0])), "levels must fall strictly"),
         (lambda: level_times(VE(), torch.tensor([90.0, 1.0])), "std / scale runs from"),
-        (lambda: level_ratio(3), "at least 5 dimensions"),
+        (lambda: level_ratio(4), "at least 5 dimensions"),
+        (lambda: level_ratio(256, 0.0), "between 0 and 0.997"),
+        (lambda: level_ratio(256, level_overlap(1.0, 256)), "between 0 and 0.997"),
         (lambda: level_ratio(256, 0.999), "between 0 and 0.997"),
+        (lambda: variance_ratio(0.0, 1.1, 5), "between 0 and 2 only"),
         (lambda: variance_ratio(2.0, 1.1, 5), "between 0 and 2 only"),
         (lambda: variance_ratio(math.nan, 1.1, 5), "between 0 and 2 only"),
     ],

@@ -72,11 +72,13 @@ def test_song2021_eq13_the_flow_keeps_the_full_score_only_by_half():
 
 
 def test_the_slope_is_asked_for_where_there_is_one():
-    for t in (0.0, 9e-6, 1.001):
+    for t in (0.0, 9e-6, 1.001, torch.tensor([0.5, 1.001])):
         with pytest.raises(ValueError, match=r"SDE and ODE live in \[1e-05, 1\]"):
             sde.coefficients(VP(), t)
     with pytest.raises(ValueError, match="without a slope in t: use `reverse_diffusion`"):
         sde.coefficients(LINEAR, 500.0)
+    for t, end in ((1e-5 - 1e-14, 1e-5), (1 + 1e-14, 1.0)):  # a solver's round-off
+        close(torch.stack(sde.coefficients(VP(), t)), torch.stack(sde.coefficients(VP(), end)))
     f, g2 = sde.coefficients(LINEAR, 500.5)  # between its times a chain is continuous, and preserves variance
     close(g2, -2 * f, rtol=1e-9)
     close(g2, linear_betas()[500], rtol=0.02)
@@ -282,7 +284,7 @@ def test_bad_corrections_are_refused_and_a_vanishing_score_is_named():
     with pytest.raises(ValueError, match="0 corrections: ask for 1 or more"):
         predictor_corrector(lambda x, t: x, VP(), randn(1, 2), [1, 0.5], sde.flow_euler, sde.level_step(0.1), 0)
     with pytest.raises(FloatingPointError, match="use level_step"):
-        sde.snr_step(0.1)(torch.zeros(2, 3), torch.ones(2, 3), 1.0)
+        sde.snr_step(0.1)(torch.eye(3)[:2] * torch.tensor([1, 0, 1]), torch.ones(2, 3), 1.0)
 
 
 def test_song2021_app_c_float32_loses_the_first_std():
@@ -327,13 +329,56 @@ def test_song2021_sec43_on_a_line_the_flow_keeps_every_share(name):
     assert float((data - world.quantile(shares, (1.0, 0.0))).abs().max()) < 0.02
 
 
+def test_the_solver_s_calls_are_counted_and_grow_as_either_tolerance_falls(monkeypatch):
+    x, asked = randn(3, 2), []
+    best = gaussian_eps(0.4, 0.3, VP())
+
+    def eps_fn(x, t):
+        asked.append(t)
+        return best(x, t)
+
+    counts = []
+    for rtol, atol in ((1e-6, 1e-6), (1e-6, 1e-2), (1e-2, 1e-6), (1e-1, 1e-1)):
+        asked.clear()
+        counts.append(sde.flow(eps_fn, VP(), x, 1.0, 1e-3, rtol, atol).calls)
+        assert counts[-1] == len(asked)
+    tight, by_rtol, by_atol, loose = counts
+    assert tight > by_rtol > loose and tight > by_atol > loose
+    monkeypatch.setattr(sde, "MOST_CALLS", loose)  # just enough
+    assert sde.flow(best, VP(), x, 1.0, 1e-3, 1e-1, 1e-1).calls == loose
+
+
+def test_the_solver_s_own_tolerances_are_good_for_four_digits():
+    schedule, x = VP(), randn(6, 3)
+    eps_fn, start = gaussian_eps(0.4, 0.3, schedule), float(schedule.first)
+    scale, std = schedule(start)
+    mean, deviation = 0.4 * scale, (scale**2 * 0.3 + std**2).sqrt()
+    mean_T, deviation_T = 0.4 * schedule(1)[0], (schedule(1)[0] ** 2 * 0.3 + schedule(1)[1] ** 2).sqrt()
+    down = sde.flow(eps_fn, schedule, x, 1.0, start).x
+    close(down, mean + deviation / deviation_T * (x - mean_T), rtol=1e-4, atol=1e-4)
+    prior = lambda x: torch.distributions.Normal(mean_T, deviation_T).log_prob(x).sum(1)  # noqa: E731
+    found = sde.likelihood(eps_fn, schedule, down, prior, sde.exact_divergence).log_prob
+    close(found, torch.distributions.Normal(mean, deviation).log_prob(down).sum(1), rtol=1e-4, atol=1e-4)
+
+
+def test_in_half_precision_the_network_is_told_the_time_in_full():
+    seen = []
+
+    def eps_fn(x, t):
+        seen.append(t)
+        return 0 * x
+
+    sde.flow(eps_fn, VP(), randn(2, 3).half(), 1.0, 0.5, 0.1, 0.1)
+    assert {t.dtype for t in seen} == {torch.float32} and len({float(t[0]) for t in seen}) > 4
+
+
 def test_a_flow_that_fails_says_so(monkeypatch):
     x, ones = randn(2, 3), lambda x, t: torch.ones_like(x)
     for start, end in ((1.0, 0.0), (1e-6, 1.0), (2.0, 1e-3)):
         with pytest.raises(ValueError, match=r"live in \[1e-05, 1\].*Data, t = 0, have no score"):
             sde.flow(ones, VP(), x, start, end)
     with pytest.raises(FloatingPointError, match="NaN or infinity at t = 1"):
-        sde.flow(lambda x, t: x / 0, VP(), x, 1.0, 1e-3)
+        sde.flow(lambda x, t: x / torch.tensor([1, 0, 1]), VP(), x, 1.0, 1e-3)
     with pytest.raises(RuntimeError, match="did not converge"):
         sde.flow(lambda x, t: 1e3 * x**3, VP(), 10 * x, 1e-3, 1.0)
     monkeypatch.setattr(sde, "MOST_CALLS", 10)
@@ -442,6 +487,27 @@ def test_kingma2021_sec4_the_bound_of_a_gaussian_in_closed_form(name):
     assert entropy <= float(true) < entropy + 0.05
 
 
+@every_sde
+@pytest.mark.parametrize(("n", "dtype"), [(1, torch.float64), (3, torch.float64), (2, torch.float32)])
+def test_kingma2021_sec4_the_bound_of_known_errors(name, n, dtype):
+    """No noise, so each draw is its slice's middle, and |eps - eps_fn|^2 linear in log(std / scale), 0 at the start:
+    the midpoint rule is exact. What is left is the prior's KL and the decoder's constant, of one number an item.
+    """
+    schedule, start = SDES[name], 0.05
+    (scale, std), (scale_T, std_T) = schedule(start), schedule(1.0)
+    low, high = torch.log(std / scale), torch.log(std_T / scale_T)
+
+    def eps_fn(x, t):
+        scale, std = schedule(t)
+        return ((std / scale).log() - low).clamp(min=0).sqrt()[:, None].to(x)
+
+    x = randn(n, 1).to(dtype)
+    found = sde.variational_bound(eps_fn, schedule, x, lambda: torch.zeros(n, 1, dtype=dtype), 5, start)
+    true = (high - low) ** 2 / 2 + low + 0.5 * math.log(2 * math.pi) + 0.5 * (scale_T * x[:, 0].double() / std_T) ** 2
+    assert found.dtype == torch.float64
+    close(found, true, rtol=1e-9 if dtype == torch.float64 else 1e-5)
+
+
 # --- controllable generation
 
 
@@ -511,9 +577,14 @@ def test_song2021_app_i_overwriting_nears_the_conditional_of_a_gaussian_as_corre
     assert float((end[:, others].T.cov() - cov).abs().max()) < 0.25  # 0.05 of it are 400 samples' own error
 
 
-def test_song2021_app_i3_the_colour_basis_is_orthonormal_and_begins_with_grey():
+def test_song2021_app_i3_colours_get_their_grey_and_keep_their_differences():
+    """As a rotation does it whose first axis is grey: at s = 0 all of the known mean, and nothing else, is changed."""
+    x, grey = randn(2, 3, 3, 2), randn(2, 1, 3, 2, seed=1)
+    noise = noise_source(2, (3, 3, 2), seeded(0), torch.float64)
+    out = sde.colourise(grey, VP(), noise)(x, 0.0)
+    close(out.mean(1, keepdim=True), grey, rtol=1e-12, atol=1e-14)
+    close(out - grey, x - x.mean(1, keepdim=True), rtol=1e-12, atol=1e-14)
     close(sde.GREY_FIRST.T @ sde.GREY_FIRST, torch.eye(3), atol=1e-15)
-    close(sde.GREY_FIRST[:, 0], [1 / math.sqrt(3)] * 3)
 
 
 def test_song2021_app_i2_what_is_known_is_a_fresh_draw_at_its_level():
@@ -543,12 +614,6 @@ def test_inpainting_denoises_what_is_unknown_too():
     )
     close(end[:, 0], known[:, 0])
     close(end[:, 1:], torch.zeros(4, 2), atol=1e-12)
-
-
-def test_grey_first_is_a_rotation_whose_first_axis_is_grey():
-    basis = sde.GREY_FIRST
-    close(basis.T @ basis, torch.eye(3, dtype=torch.float64), rtol=1e-12)
-    close(basis[:, 0], torch.full((3,), 3**-0.5, dtype=torch.float64), rtol=1e-12)
 
 
 def test_the_flow_and_the_bound_carry_no_gradients():

@@ -240,7 +240,7 @@ def test_unet_layer_by_layer(training):
     close(net(x), F.conv2d(h, net.score.weight, net.score.bias))
 
 
-@pytest.mark.parametrize("depth", [1, 2, 3, 4])
+@pytest.mark.parametrize("depth", [1, 2, 3, 4, 5])
 def test_valid_sizes_by_walking_through_the_network(depth):
     def walk(n):
         sizes = []
@@ -360,16 +360,18 @@ def test_he2015_eq10_initialisation_keeps_the_mean_square():
 # Weights [Ronneberger 2015, eq. 2].
 
 
-@pytest.mark.parametrize("cells", [(2, 5), (1, 2, 5, 9)])
-def test_ronneberger2015_eq2_border_weights_by_brute_force(cells):
+@pytest.mark.parametrize(("cells", "settings"), [((2, 5), {}), ((1, 2, 5, 9), {"w0": 7.0, "sigma": 3.0})])
+def test_ronneberger2015_eq2_border_weights_by_brute_force(cells, settings):
+    """By default with the paper's w0 = 10 and sigma = 5 pixels."""
     instances = torch.zeros(17, 13, dtype=torch.long)
     instances[2:6, 2:5], instances[7:12, 3:9], instances[3, 10], instances[14:, 11:] = 1, 2, 5, 9
     instances *= torch.isin(instances, torch.tensor(cells))
     balance = rand(17, 13)
-    weights = sg.border_weights(instances, balance, w0=7.0, sigma=3.0)
+    weights = sg.border_weights(instances, balance, **settings)
+    w0, sigma = settings.get("w0", 10), settings.get("sigma", 5)
     for y, x in itertools.product(range(17), range(13)):
         d = sorted(min(math.hypot(y - i, x - j) for i, j in (instances == k).nonzero().tolist()) for k in cells)
-        true = balance[y, x].item() + 7 * math.exp(-((d[0] + d[1]) ** 2) / (2 * 3**2))
+        true = balance[y, x].item() + w0 * math.exp(-((d[0] + d[1]) ** 2) / (2 * sigma**2))
         assert weights[y, x].item() == pytest.approx(true, rel=1e-12)
 
 

@@ -14,6 +14,8 @@ from ddpm_path.unet import (
     ddpm_cifar10,
     double,
     halve,
+    improved_cifar10,
+    improved_imagenet64,
     improved_time_embedding,
     time_embedding,
     zero,
@@ -262,6 +264,55 @@ def test_no_label_is_the_null_label():
     assert torch.equal(net(x, t), net(x, t, torch.tensor([3, 3, 3])))
 
 
+def parts(net, kind):
+    return [module for module in net.modules() if isinstance(module, kind)]
+
+
+@pytest.mark.parametrize("residual_resampling", [False, True])
+def test_what_a_network_is_told_holds_in_all_of_its_blocks(residual_resampling):
+    net = fresh(
+        groups=4, dropout=0.3, scale_shift=False, eps=1e-3, rescale=0.5, residual_resampling=residual_resampling
+    )
+    assert {(norm.num_groups, norm.eps) for norm in parts(net, torch.nn.GroupNorm)} == {(4, 1e-3)}
+    assert {(block.dropout.p, block.scale_shift) for block in parts(net, ResBlock)} == {(0.3, False)}
+    assert {part.rescale for part in parts(net, (ResBlock, Attention))} == {0.5}
+    resized = [block.resize for block in parts(net, ResBlock) if block.resize is not None]
+    assert resized == ([halve, double] if residual_resampling else [])
+
+
+def test_what_a_network_is_not_told_is_the_published_code_s_or_nothing():
+    net = shaken(fresh()).train()
+    x, t = images(), torch.tensor([1.0, 500.0, 1000.0])
+    assert torch.equal(net(x, t), net(x, t))  # no dropout
+    assert {norm.eps for norm in parts(net, torch.nn.GroupNorm)} == {1e-5}
+    assert {part.rescale for part in parts(net, (ResBlock, Attention))} == {1.0}
+    assert not parts(net, Halve)[0].asymmetric and not net.checkpointing
+    alone = UNet(1, (32, 64))  # one block a resolution, two on the way up; attention in the middle, heads 32 wide
+    assert [len(stage) for stage in (*alone.down, *alone.up)] == [1, 1, 2, 2]
+    assert [attention.heads for attention in parts(alone, Attention)] == [2]
+    assert alone(images(size=2), 1.0).shape == (3, 1, 2, 2)  # no patches: 2 = 2^1 pixels are enough
+
+
+@pytest.mark.parametrize(
+    ("preset", "dropout", "eps"),
+    [
+        (ddpm_cifar10, 0.1, 1e-6),
+        (improved_cifar10, 0.3, 1e-5),
+        (improved_imagenet64, 0.0, 1e-5),
+        (lambda: adm(64), 0.1, 1e-5),
+        (lambda: adm(128), 0.0, 1e-5),
+        (lambda: adm(256), 0.0, 1e-5),
+        (lambda: adm(512), 0.0, 1e-5),
+    ],
+)
+def test_published_dropout_and_normalisation(preset, dropout, eps):
+    """The papers' settings and their codes' GroupNorm of 32 groups, which no file of weights tells."""
+    with torch.device("meta"):
+        net = preset()
+    assert {block.dropout.p for block in parts(net, ResBlock)} == {dropout}
+    assert {(norm.num_groups, norm.eps) for norm in parts(net, torch.nn.GroupNorm)} == {(32, eps)}
+
+
 def test_label_and_time_of_each_sample_matter_to_it_alone():
     net, x, t, label = shaken(fresh()), images(), torch.tensor([1.0, 500.0, 1000.0]), torch.tensor([0, 1, 2])
     out = net(x, t, label)
@@ -408,9 +459,17 @@ def test_images_of_another_kind_are_refused(x):
 
 
 def test_illegal_widths_are_refused():
-    for changes in ({"widths": (16, 36)}, {"widths": (16, 24)}, {"heads": 3}, {"groups": 12}):
+    bottom = {"widths": (16, 24), "attention": ()}  # where there always is attention
+    for changes in (
+        {"widths": (16, 36)},
+        {"widths": (24, 32), "attention": (0,)},
+        bottom,
+        {"heads": 3},
+        {"groups": 12},
+    ):
         with pytest.raises(ValueError, match="must be divisible"):
             fresh(**changes)
+    fresh(widths=(24, 32), attention=())  # attention nowhere else: heads of 16 need not divide 24
 
 
 def test_impossible_networks_are_refused():
