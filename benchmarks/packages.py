@@ -23,7 +23,6 @@ from tqdm import tqdm
 
 from ddpm_path.lab import datasets, metrics, recipes
 from ddpm_path.lab.train import train, update_ema
-from ddpm_path.unet import UNet
 
 Form = dict[str, Any]
 """The arguments that make a network of a package."""
@@ -53,20 +52,26 @@ class Package(NamedTuple):
 # --- training
 
 
-def recipe(form: Form, steps: int, seed: int) -> recipes.Recipe:
-    """Ours: `mnist` with another network, without labels."""
-    return replace(recipes.RECIPES["mnist"], net=form, label_dropout=0.0, restart=0, steps=steps, seed=seed)
+def ours(width: int, batch: int, lr: float) -> recipes.Recipe:
+    """The recipe `mnist` without labels, at another width."""
+    net = recipes.SMALL | {"classes": 0, "widths": [width, 2 * width], "head_width": width}
+    return replace(recipes.RECIPES["mnist"], net=net, label_dropout=0.0, restart=0, batch=batch, lr=lr)
+
+
+def our_network(width: int, batch: int, lr: float) -> nn.Module:
+    """What it trains."""
+    return ours(width, batch, lr).network()
 
 
 def trial(form: Form, steps: int) -> list[float]:
     """When each step of ours ended."""
-    return [entry.seconds for entry in train(recipe(form, steps, 0), datasets.mnist()).log]
+    return [entry.seconds for entry in train(replace(ours(**form), steps=steps), datasets.mnist()).log]
 
 
 def fitted(form: Form, steps: Sequence[int], seed: int) -> Iterator[nn.Module]:
     """Ours: its cosine wants to know the number of steps, so there is a run for each."""
     for each in steps:
-        yield train(recipe(form, each, seed), datasets.mnist()).ema
+        yield train(replace(ours(**form), steps=each, seed=seed), datasets.mnist()).ema
 
 
 class Peer(NamedTuple):
@@ -225,19 +230,15 @@ def draw_small(net: nn.Module, n: int, calls: int) -> Tensor:
     return x0.clamp(-1, 1)
 
 
-def ours(width: int) -> Form:
-    """The network of the recipe `mnist`, without labels."""
-    return recipes.SMALL | {"classes": 0, "widths": [width, 2 * width], "head_width": width}
-
-
+DOCUMENTED: Form = {"width": 48, "batch": 64, "lr": 2e-3}
 DIFFUSERS = Peer(diffusers_network, learn_diffusers, 128, 28)
 DENOISING = Peer(denoising_network, learn_denoising, 32, 32)
 SMALL = Peer(small_network, learn_small, 64, 28)
 PACKAGES: dict[str, Package] = {
     "here": Package(
-        UNet,
-        {str(width): ours(width) for width in (48, 40, 32, 24)},
-        ours(48),
+        our_network,
+        {"48": DOCUMENTED} | {str(width): {"width": width, "batch": 16, "lr": 4e-3} for width in (32, 24, 16)},
+        DOCUMENTED,
         28,
         lambda net, x, t: net(x, t),
         trial,

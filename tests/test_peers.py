@@ -88,28 +88,28 @@ def test_batches_are_whole_in_a_fresh_order_and_framed_by_background(packages):
 
 
 def test_every_documented_network_comes_first_then_smaller_ones_once_and_the_best_again(peers, monkeypatch):
-    measured = [result("here", form, kernel=k, budget=b) for form, k in (("40", 2), ("32", 1)) for b in (300, 900)]
-    measured += [result("here", "24", kernel=0.5, budget=900), result("here", "24", kernel=3, budget=300)]
+    measured = [result("here", form, kernel=k, budget=b) for form, k in (("32", 2), ("24", 1)) for b in (300, 900)]
+    measured += [result("here", "16", kernel=0.5, budget=900), result("here", "16", kernel=3, budget=300)]
     monkeypatch.setattr(peers, "results", lambda: measured)
     runs = [
         (run[0].form, run[0].seed, [job.budget for job in run]) for run in peers.plan(["here"], [0, 7], [300, 900], 3)
     ]
     both = [300, 900]
     assert runs == [
-        *[("48", 0, both), ("48", 7, both), ("40", 0, both), ("32", 0, both), ("24", 0, both)],
-        *[("32", 7, [300]), ("24", 7, [900])],
+        *[("48", 0, both), ("48", 7, both), ("32", 0, both), ("24", 0, both), ("16", 0, both)],
+        *[("24", 7, [300]), ("16", 7, [900])],
     ]
 
 
 def test_the_best_smaller_network_is_chosen_by_the_first_seed_at_most_calls_and_never_the_documented(peers):
     found = [
         result("here", "48", kernel=0.1, calls=250),
-        result("here", "40", kernel=0.2),
-        result("here", "32", kernel=0.3),
+        result("here", "32", kernel=0.2),
+        result("here", "24", kernel=0.3),
     ]
-    found += [result("here", "40", kernel=9, calls=250), result("here", "32", kernel=8, calls=250)]
-    found += [result("here", "40", kernel=0.01, seed=1, calls=250), result("diffusers", "16", kernel=0.001)]
-    assert peers.best_smaller(found, "here", 300) == "32"
+    found += [result("here", "32", kernel=9, calls=250), result("here", "24", kernel=8, calls=250)]
+    found += [result("here", "32", kernel=0.01, seed=1, calls=250), result("diffusers", "16", kernel=0.001)]
+    assert peers.best_smaller(found, "here", 300) == "24"
     assert peers.best_smaller(found, "here", 900) is None
 
 
