@@ -40,8 +40,17 @@ def check_alike(x: Tensor, /, **others: Tensor) -> None:
     if not shape or shape[0] == 0:
         raise ValueError(f"x is a batch, (B, ...), B > 0; got {tuple(shape)}")
     for name, other in others.items():
-        if other.shape != shape:
-            raise ValueError(f"{name} is {tuple(other.shape)} beside {tuple(shape)}: give both the same shape")
+        if other.shape != shape or not other.is_floating_point():
+            what = f"{tuple(other.shape)} {other.dtype} beside {tuple(shape)} {x.dtype}"
+            raise ValueError(f"{name} is {what}: give both the same shape, and floats")
+
+
+def check_fits(x: Tensor, /, **parts: Tensor) -> None:
+    """ValueError unless each part repeats to x's shape: 1 or x's size along every dimension that it has."""
+    for name, part in parts.items():
+        sizes = zip(reversed(part.shape), reversed(x.shape), strict=False)
+        if part.ndim > x.ndim or any(n not in (1, m) for n, m in sizes):
+            raise ValueError(f"{name} is {tuple(part.shape)}, which does not repeat to {tuple(x.shape)}")
 
 
 def check_range(low: float, high: float = math.inf, /, **numbers: float) -> None:
@@ -76,7 +85,7 @@ def two_answers(answer: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
 
     ValueError unless it is a tensor (B, 2 C, ...) of x's dtype.
     """
-    if not isinstance(answer, Tensor) or answer.ndim != x.ndim or answer.shape[1] != 2 * x.shape[1]:
+    if not isinstance(answer, Tensor) or answer.ndim != x.ndim or x.ndim < 2 or answer.shape[1] != 2 * x.shape[1]:
         what = tuple(answer.shape) if isinstance(answer, Tensor) else f"a {type(answer).__name__}"
         raise ValueError(
             f"a network with a learned variance answers twice the channels of x {tuple(x.shape)}: first eps, then the "

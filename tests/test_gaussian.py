@@ -7,6 +7,7 @@ from helpers import COSINE, LEVELS, LINEAR, close, rand, randn
 from ddpm_path.gaussian import (
     bits_per_dim,
     check_alike,
+    check_fits,
     check_range,
     ddim_step,
     discretised_log_prob,
@@ -340,6 +341,8 @@ def test_a_batch_holds_floats():
     for x in (torch.ones(2, dtype=torch.int64), torch.ones(2, dtype=torch.bool)):
         with pytest.raises(ValueError, match="convert it to floats"):
             check_alike(x)
+        with pytest.raises(ValueError, match=r"mask is .* beside .* torch\.float32: give both"):
+            check_alike(torch.ones(2), eps=torch.ones(2), mask=x)
     with pytest.raises(ValueError, match=r"B > 0; got \(\)"):
         check_alike(torch.tensor(1.0))
     check_alike(torch.ones(1, dtype=torch.float16))
@@ -369,7 +372,7 @@ def test_a_step_leads_from_noise_to_less_noise(function):
     mixed = (torch.tensor([0.6, 0.8]), torch.tensor([0.8, 0.6]))
     with pytest.raises(ValueError, match="a step leads"):
         function(mixed, (0.7, 0.7))
-    with pytest.raises(ValueError, match=r"then is \(3,\) beside \(2,\)"):
+    with pytest.raises(ValueError, match=r"then is \(3,\) .* beside \(2,\)"):
         function(mixed, (torch.ones(3), torch.zeros(3)))
 
 
@@ -404,3 +407,10 @@ def test_a_coefficient_may_have_the_dimensions_of_x():
         assert expand(c, X) is c
     with pytest.raises(ValueError, match="coefficients"):
         expand(torch.ones(1), torch.tensor(1.0))
+
+
+def test_a_part_repeats_to_the_whole():
+    check_fits(X, a=X, b=X[0], c=X[:1], d=X[:, :1], e=torch.tensor(1.0))
+    for part in (X[None], X[:, :2], X[0, :2], torch.ones(3, 3)):
+        with pytest.raises(ValueError, match=r"mask is .*, which does not repeat to \(2, 3\)"):
+            check_fits(X, a=X, mask=part)

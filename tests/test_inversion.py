@@ -212,5 +212,5 @@ def test_slerp_lies_between_two_batches_of_one_shape():
     for share in (-0.1, 1.1, float("nan")):
         with pytest.raises(ValueError, match=f"share = {share}"):
             slerp(a, b, share)
-    with pytest.raises(ValueError, match=r"b is \(1, 2\) beside \(3, 2\)"):
+    with pytest.raises(ValueError, match=r"b is \(1, 2\) .* beside \(3, 2\)"):
         slerp(a, b[:1], 0.5)
