@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from ddpm_path.gaussian import check_range
 from ddpm_path.unet import Attention, AttentiveBlock, Embed, ResBlock, halve, time_embedding
 
 
@@ -58,6 +59,8 @@ class NoisyClassifier(nn.Module):
         embedding: int | None = None,
     ) -> None:
         super().__init__()
+        check_range(1, channels=channels, classes=classes, size=size, blocks=blocks, widths=len(widths))
+        check_range(1, head_width=head_width, patch=patch, groups=groups)
         multiple = patch * 2 ** (len(widths) - 1)
         if size % multiple or any(w % groups for w in widths) or any(widths[i] % head_width for i in (*attention, -1)):
             raise ValueError(

@@ -16,7 +16,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ddpm_path.gaussian import AnyLevel, Coefficient, expand, kl, posterior, q_sample, transition, x0_from_eps
+from ddpm_path.gaussian import (
+    AnyLevel,
+    Coefficient,
+    check_alike,
+    check_answer,
+    check_range,
+    expand,
+    kl,
+    posterior,
+    q_sample,
+    transition,
+    x0_from_eps,
+)
 from ddpm_path.samplers import Noise, noise_source
 from ddpm_path.schedule import Discrete, EpsFn
 
@@ -43,6 +55,7 @@ def relative_to_forward(net: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]], 
     def reverse(x: Tensor, t: Tensor) -> Moments:
         keep, beta = transition(schedule(t), schedule(t - 1))
         drift, spread = net(x, t)
+        check_alike(x, drift=drift, spread=spread)
         mean = expand(keep, x) * x + expand(beta, x).sqrt() * drift
         return mean, torch.sigmoid(expand(torch.logit(torch.as_tensor(beta)), x) + spread / math.sqrt(schedule.T))
 
@@ -129,7 +142,7 @@ def eps_reverse(eps_fn: EpsFn, schedule: Discrete, variance: Tensor) -> Reverse:
 
     def reverse(x: Tensor, t: Tensor) -> Moments:
         now = schedule(t)
-        mean, _ = posterior(x0_from_eps(x, eps_fn(x, t), now), x, now, schedule(t - 1))
+        mean, _ = posterior(x0_from_eps(x, check_answer(eps_fn(x, t), x), now), x, now, schedule(t - 1))
         return mean, expand(variance[t], x).expand_as(x)
 
     return reverse
@@ -232,12 +245,19 @@ class Binomial:
         """The number of steps."""
         return len(self.betas) - 1
 
+    def _check(self, t: Tensor | int, first: int) -> None:
+        times = torch.as_tensor(t)
+        if times.is_floating_point() or not bool(((times >= first) & (times <= self.T)).all()):
+            raise ValueError(f"steps lead back from t to t - 1: t is whole, from {first} to {self.T}")
+
     def forward_rate(self, x: Tensor, t: Tensor | int) -> Tensor:
-        """P(x_t = 1 | x_{t-1} = x), shaped like x."""
+        """P(x_t = 1 | x_{t-1} = x), shaped like x; ValueError for times that are no step of the chain."""
+        self._check(t, 1)
         return self.rate + (x - self.rate) * expand(1 - self.betas[t], x)
 
     def marginal_rate(self, x0: Tensor, t: Tensor | int) -> Tensor:
-        """P(x_t = 1 | x_0), shaped like x0."""
+        """P(x_t = 1 | x_0), shaped like x0; ValueError for times outside [0, T]."""
+        self._check(t, 0)
         return self.rate + (x0 - self.rate) * expand(self.keep[t], x0)
 
     def posterior_rate(self, x0: Tensor, x: Tensor, t: Tensor | int) -> Tensor:
@@ -245,8 +265,8 @@ class Binomial:
 
         ValueError for times below 1, which have nothing before them.
         """
-        if not bool((torch.as_tensor(t) >= 1).all()):
-            raise ValueError("a step leads back from t to t - 1: t is 1 or more")
+        self._check(t, 1)
+        check_alike(x, x0=x0)
         one, zero = 1 - (1 - self.rate) * self.betas[t], self.rate * self.betas[t]  # P(x_t = 1) from either bit
         on, off = (one / zero).log(), ((1 - one) / (1 - zero)).log()
         odds = torch.logit(self.marginal_rate(x0, t - 1)) + torch.where(x == 1, expand(on, x), expand(off, x))
@@ -260,6 +280,7 @@ class Binomial:
 
 def fractional_betas(T: int) -> Tensor:
     """beta_t = 1 / (T - t + 1), (T,): every step erases the same share 1 / T of the data [2015, sec. 2.4.1]."""
+    check_range(1, T=T)
     return 1 / torch.arange(T, 0, -1, dtype=torch.float64)
 
 

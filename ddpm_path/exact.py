@@ -10,7 +10,17 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from ddpm_path.gaussian import AnyLevel, Coefficient, eps_from_x0, expand, fixed_large, posterior
+from ddpm_path.gaussian import (
+    AnyLevel,
+    Coefficient,
+    check_alike,
+    check_noisy,
+    check_range,
+    eps_from_x0,
+    expand,
+    fixed_large,
+    posterior,
+)
 from ddpm_path.losses import Reverse
 from ddpm_path.schedule import EpsFn, Schedule
 
@@ -24,8 +34,8 @@ class GaussianMixture:
 
     def __init__(self, weights: Tensor, means: Tensor, covariances: Tensor) -> None:
         self.weights, self.means, self.covariances = weights.double(), means.double(), covariances.double()
-        if self.means.ndim != 2:
-            raise ValueError(f"means are (K, D), a point for each component; got {tuple(self.means.shape)}")
+        if self.means.ndim != 2 or not bool(self.means.isfinite().all()):
+            raise ValueError(f"means are (K, D), a finite point for each component; got {tuple(self.means.shape)}")
         K, D = self.means.shape
         if self.weights.shape != (K,) or self.covariances.shape != (K, D, D):
             raise ValueError(f"means {(K, D)} want weights {(K,)} and covariances {(K, D, D)}")
@@ -45,6 +55,7 @@ class GaussianMixture:
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
         """n draws of the data (n, D), float64, and the component each came from (n,)."""
+        check_range(1, n=n)
         k = torch.multinomial(self.weights, n, replacement=True, generator=generator)
         z = torch.randn(n, self.means.shape[1], dtype=torch.float64, generator=generator)
         along = self.eigenvalues[k].sqrt() * z
@@ -89,7 +100,11 @@ class GaussianMixture:
         """The x below which a share (B, 1) of the world lies, in one dimension: the inverse of `cdf`, by bisection.
 
         The probability-flow ODE keeps every walker's share, so it takes x at `now` to quantile(cdf(x, now), then).
+        ValueError for shares of 0 and 1.
         """
+        check_alike(share)
+        if not bool(((share > 0) & (share < 1)).all()):
+            raise ValueError("a share lies between 0 and 1; those two have no quantile")
         offset, variance = self._on_a_line(torch.zeros_like(share), now)
         each: Tensor = torch.special.ndtri(share.double()) * variance.sqrt() - offset  # (B, K), the components' own
         low, high = each.amin(1, keepdim=True), each.amax(1, keepdim=True)
@@ -106,7 +121,7 @@ class GaussianMixture:
                 f"shares and quantiles are of one dimension, (B, 1); this world has {self.means.shape[1]}, "
                 f"and they came as {tuple(x.shape)}"
             )
-        scale, std = now
+        scale, std = (expand(c, x.double()) for c in now)  # scalars or (B, 1)
         return x.double() - scale * self.means.T, (scale**2 * self.covariances[:, 0].T + std**2).expand(len(x), -1)
 
     def _log_joint(self, along: Tensor, variance: Tensor) -> Tensor:
@@ -138,6 +153,8 @@ def gaussian_reverse(mean: float, variance: float, schedule: Schedule) -> Revers
 
     To the posterior's variance it adds what x_t leaves open of x_0, times the square of x_0's weight in the mean.
     """
+    check_range(-math.inf, mean=mean)
+    check_range(0, variance=variance)
 
     def reverse(x: Tensor, t: Tensor, s: Tensor) -> tuple[Tensor, Coefficient]:
         now, then = schedule(t), schedule(s)
@@ -158,13 +175,14 @@ class FiniteData:
     """
 
     def __init__(self, data: Tensor, chunk: int = 4096) -> None:
-        if len(data) == 0 or not bool(data.isfinite().all()):
-            raise ValueError("a finite data set holds at least one item, and no NaN or infinity")
+        check_range(1, chunk=chunk)
+        if data.ndim < 2 or len(data) == 0 or not bool(data.isfinite().all()):
+            raise ValueError("a finite data set is (N, ...), at least one item, without NaN or infinity")
         self.data, self.chunk = data, chunk
 
     def x0(self, x: Tensor, now: AnyLevel) -> Tensor:
-        """E[x_0 | x_t = x], shaped and typed like x (B, ...); std must not be 0."""
-        flat = x.flatten(1).double()
+        """E[x_0 | x_t = x], shaped and typed like x (B, ...); ValueError at std = 0, and for x unlike the data."""
+        flat = self._flat(x, now)
         top = flat.new_full((len(flat), 1), -math.inf)
         mass, total = flat.new_zeros(len(flat), 1), flat.new_zeros(flat.shape)
         for items, logits in self._parts(flat, now):
@@ -176,12 +194,18 @@ class FiniteData:
         return (total / mass).view_as(x).to(x)
 
     def log_prob(self, x: Tensor, now: AnyLevel) -> Tensor:
-        """log p_t(x), (B,), float64, in nats; differentiable in x, std must not be 0."""
-        flat = x.flatten(1).double()
+        """log p_t(x), (B,), float64, in nats; differentiable in x; errors as in `x0`."""
+        flat = self._flat(x, now)
         variance = expand(now[1], flat) ** 2  # (B, 1)
         total = torch.stack([logits.logsumexp(1) for _, logits in self._parts(flat, now)]).logsumexp(0)
         own = flat.square() / (2 * variance) + 0.5 * (2 * math.pi * variance).log()  # (B, D)
         return total - math.log(len(self.data)) - own.sum(1)
+
+    def _flat(self, x: Tensor, now: AnyLevel) -> Tensor:
+        check_noisy(now[1])
+        if x.ndim != self.data.ndim or x.shape[1:] != self.data.shape[1:]:
+            raise ValueError(f"x is (B, ...) like the data, (N, ...) {tuple(self.data.shape)}; got {tuple(x.shape)}")
+        return x.flatten(1).double()
 
     def _parts(self, flat: Tensor, now: AnyLevel) -> Iterator[tuple[Tensor, Tensor]]:
         """Items (n, D), and -|x - scale x_i|^2 / (2 std^2) less what all items share, the part in |x|^2, (B, n)."""

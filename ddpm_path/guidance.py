@@ -4,12 +4,22 @@ They nest, and the outermost has the last word: `clip_x0(classifier_free(c, u, 3
 estimate, which is what samplers want; guiding two clipped predictors leaves the range again.
 """
 
+import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from ddpm_path.gaussian import AnyLevel, check_answer, eps_from_x0, expand, two_answers, x0_from_eps
+from ddpm_path.gaussian import (
+    AnyLevel,
+    check_alike,
+    check_answer,
+    check_range,
+    eps_from_x0,
+    expand,
+    two_answers,
+    x0_from_eps,
+)
 from ddpm_path.losses import Network
 from ddpm_path.samplers import Shift
 from ddpm_path.schedule import EpsFn, Schedule
@@ -29,6 +39,7 @@ def class_score(classifier: Classifier, labels: Tensor) -> ClassScore:
     """
 
     def score(x: Tensor, t: Tensor) -> Tensor:
+        check_alike(x)
         with torch.enable_grad():
             x = x.detach().requires_grad_()
             log_probs = _check_log_probs(classifier(x, t), x, labels)
@@ -43,9 +54,11 @@ def classifier_shift(score: ClassScore, scale: float) -> Shift:
 
     The derivation expands at the mean; the published code, and this, take the gradient at x_t.
     """
+    check_range(-math.inf, scale=scale)
 
     def shift(x: Tensor, t: Tensor, mean: Tensor, var: Tensor) -> Tensor:
-        return mean + scale * var * score(x, t)
+        check_alike(x, mean=mean)
+        return mean + scale * expand(var, x) * check_answer(score(x, t), x)
 
     return shift
 
@@ -55,9 +68,11 @@ def classifier_guided(eps_fn: EpsFn, score: ClassScore, schedule: Schedule, scal
 
     eps_fn may know the label already: scale then adds to that.
     """
+    check_range(-math.inf, scale=scale)
 
     def guided(x: Tensor, t: Tensor) -> Tensor:
-        return eps_fn(x, t) - scale * expand(schedule(t)[1], x) * score(x, t)
+        eps, grad = (check_answer(f(x, t), x) for f in (eps_fn, score))
+        return eps - scale * expand(schedule(t)[1], x) * grad
 
     return guided
 
@@ -68,11 +83,13 @@ def classifier_free(cond: EpsFn, uncond: EpsFn, scale: float) -> EpsFn:
     The paper's w counts from the conditional model: see `from_paper_w`. Two network calls; exactly the one's answer at
     scale 0, the other's at 1, and their common answer where they agree, at any scale.
     """
-    return lambda x, t: _lerp(uncond(x, t), cond(x, t), scale)
+    check_range(-math.inf, scale=scale)
+    return lambda x, t: _lerp(check_answer(uncond(x, t), x), check_answer(cond(x, t), x), scale)
 
 
 def from_paper_w(w: float) -> float:
     """The scale of the paper's w in (1 + w) eps_c - w eps_u, whose 0 is the conditional model [ibid.]."""
+    check_range(-math.inf, w=w)
     return 1 + w
 
 
@@ -81,7 +98,8 @@ def classifier_free_batched(net: Network, condition: Tensor, null: Tensor, scale
 
     ValueError for conditions of two shapes, or of another number than x.
     """
-    if condition.shape != null.shape:
+    check_range(-math.inf, scale=scale)
+    if condition.shape != null.shape or condition.ndim == 0:
         raise ValueError(
             f"condition {tuple(condition.shape)} and null {tuple(null.shape)} differ: give each sample its own null, "
             "torch.full_like(labels, classes) for labels"
@@ -91,7 +109,8 @@ def classifier_free_batched(net: Network, condition: Tensor, null: Tensor, scale
     def guided(x: Tensor, t: Tensor) -> Tensor:
         if len(x) != len(condition):
             raise ValueError(f"{len(condition)} conditions for {len(x)} samples: one each, please")
-        cond, uncond = net(torch.cat([x, x]), torch.cat([t, t]), both).chunk(2)
+        twice = torch.cat([x, x])
+        cond, uncond = check_answer(net(twice, torch.cat([t.flatten(), t.flatten()]), both), twice).chunk(2)
         return _lerp(uncond, cond, scale)
 
     return guided
@@ -120,8 +139,8 @@ def within(guided: EpsFn, plain: EpsFn, schedule: Schedule, low: float, high: fl
         raise ValueError(f"an interval of std / scale runs from low to high, 0 <= low < high; got {low} to {high}")
 
     def limited(x: Tensor, t: Tensor) -> Tensor:
-        scale, std = schedule(t[:1])
-        return (guided if bool((low * scale <= std) & (std <= high * scale)) else plain)(x, t)
+        scale, std = schedule(t)
+        return (guided if bool(((low * scale <= std) & (std <= high * scale)).all()) else plain)(x, t)
 
     return limited
 
@@ -132,6 +151,7 @@ def clip_x0(eps_fn: EpsFn, schedule: Schedule, low: float = -1.0, high: float = 
     At the noisiest levels x_0 is a small difference divided by a tiny scale: unclipped, a slightly wrong
     eps throws it far out of range. Imagen calls this static thresholding.
     """
+    check_range(-math.inf, low=low, high=high)
     return _on_x0(eps_fn, schedule, lambda x0: x0.clamp(low, high))
 
 
@@ -141,18 +161,24 @@ def threshold_x0(eps_fn: EpsFn, schedule: Schedule, percentile: float = 0.995) -
     Large guidance scales push many pixels beyond the range, and clipping saturates them all. ValueError for a
     percentile outside (0, 1].
     """
-    if not 0 < percentile <= 1:
-        raise ValueError(f"a percentile is a share of the pixels in (0, 1], 0.995 say; got {percentile}")
+    _check_percentile(percentile)
     return _on_x0(eps_fn, schedule, lambda x0: dynamic_threshold(x0, percentile))
 
 
 def dynamic_threshold(x0: Tensor, percentile: float) -> Tensor:
     """Each sample of x0 (B, ...) clipped to s, its own percentile of |x_0|, and divided by s [Saharia 2022, sec. 2.3].
 
-    s is at least 1: a sample within [-1, 1] is left alone.
+    s is at least 1: a sample within [-1, 1] is left alone. ValueError for a percentile outside (0, 1].
     """
-    s = expand(torch.quantile(x0.flatten(1).abs(), percentile, dim=1).clamp(min=1), x0)
+    _check_percentile(percentile)
+    check_alike(x0)
+    s = expand(torch.quantile(x0.reshape(len(x0), -1).abs(), percentile, dim=1).clamp(min=1), x0)
     return x0.clamp(-s, s) / s
+
+
+def _check_percentile(percentile: float) -> None:
+    if not 0 < percentile <= 1:
+        raise ValueError(f"a percentile is a share of the pixels in (0, 1], 0.995 say; got {percentile}")
 
 
 def _lerp(start: Tensor, end: Tensor, weight: float) -> Tensor:
@@ -192,13 +218,13 @@ def on_eps(net: EpsFn, wrapper: Callable[[EpsFn], EpsFn]) -> EpsFn:
 def _on_x0(eps_fn: EpsFn, schedule: Schedule, change: Callable[[Tensor], Tensor]) -> EpsFn:
     def changed(x: Tensor, t: Tensor) -> Tensor:
         now: AnyLevel = schedule(t)
-        return eps_from_x0(x, change(x0_from_eps(x, eps_fn(x, t), now)), now)
+        return eps_from_x0(x, change(x0_from_eps(x, check_answer(eps_fn(x, t), x), now)), now)
 
     return changed
 
 
 def _check_log_probs(answer: Tensor, x: Tensor, labels: Tensor) -> Tensor:
-    if answer.ndim != 2 or len(answer) != len(x) or len(labels) != len(x):
+    if answer.ndim != 2 or len(answer) != len(x) or labels.shape != x.shape[:1]:
         raise ValueError(
             f"for x {tuple(x.shape)} a classifier answers (B, classes) and labels are (B,); got {tuple(answer.shape)} "
             f"and {tuple(labels.shape)}"

@@ -12,7 +12,9 @@ from ddpm_path.gaussian import (
     AnyLevel,
     Coefficient,
     bits_per_dim,
+    check_alike,
     check_answer,
+    check_range,
     discretised_log_prob,
     eps_from_v,
     eps_from_x0,
@@ -89,7 +91,7 @@ def simple(net: EpsFn, prediction: Prediction, schedule: Schedule, x0: Tensor, t
     """
     now = schedule(t)
     output = check_answer(net(q_sample(x0, eps, now), t.to(x0.device)), x0)
-    return (output - prediction.target(x0, eps, now)).square().flatten(1).mean(1)
+    return (output - prediction.target(x0, eps, now)).square().reshape(len(x0), -1).mean(1)
 
 
 def as_eps(net: Network, prediction: Prediction, schedule: Schedule) -> Network:
@@ -103,6 +105,7 @@ def as_eps(net: Network, prediction: Prediction, schedule: Schedule) -> Network:
 
 def on_clock(net: Network, rate: float) -> Network:
     """A network that is handed rate * t: one that counts a chain's steps, on a schedule whose times are not that."""
+    check_range(0, rate=rate)
     return lambda x, t, label=None: net(x, rate * t, label)
 
 
@@ -115,7 +118,7 @@ def with_decoder(variance: Variance, schedule: Schedule, times: Sequence[float] 
     """
     if len(times) < 3 or times[-1] != 0:
         raise ValueError(
-            f"a chain of {len(times) - 1} steps to {times[-1]} lends its decoder no variance: end at 0, after two steps"
+            f"a chain of {len(times) - 1} steps, {times}, lends its decoder no variance: end at 0, after two steps"
         )
     substitute = fixed_small(schedule(times[-3]), schedule(times[-2]))
 
@@ -158,8 +161,8 @@ def bound_term(
     L_0, of a `decoder`. t and s are (B,), and each example has its own. Each term is a mean over dimensions: the sum of
     the terms along a chain, and `prior_term`, is the bound. A learned variance has x's shape. ValueError unless s < t.
     """
-    if not bool((s < t).all()):
-        raise ValueError("a term of the bound leads from t to an earlier s: s < t, please")
+    if t.shape != x0.shape[:1] or s.shape != t.shape or not bool((s < t).all()):
+        raise ValueError("a term of the bound leads from t to an earlier s of each example, (B,): s < t, please")
     now, then = schedule(t), schedule(s)
     x = q_sample(x0, eps, now)
     mean, variance = reverse(x, t, s)
@@ -171,7 +174,7 @@ def bound_term(
     if bool(last.any()):
         last = last.to(x.device)
         nats[last] = -decoder(x0[last], mean[last], variance[last])
-    return bits_per_dim(nats.flatten(1).sum(1), nats[0].numel())
+    return bits_per_dim(nats.view(len(x0), -1).sum(1), x0[0].numel())
 
 
 def prior_term(schedule: Schedule, x0: Tensor, start: float | None = None) -> Tensor:
@@ -180,9 +183,10 @@ def prior_term(schedule: Schedule, x0: Tensor, start: float | None = None) -> Te
     No network takes part in it. `start` is the chain's first time, T if None. For schedules that end at standard
     normal noise: linear, cosine, VP, sub-VP.
     """
+    check_alike(x0)
     scale, std = schedule(schedule.T if start is None else start)
     nats = kl(expand(scale, x0) * x0, std**2, torch.zeros_like(x0), 1.0)
-    return bits_per_dim(nats.flatten(1).sum(1), x0[0].numel())
+    return bits_per_dim(nats.view(len(x0), -1).sum(1), x0[0].numel())
 
 
 def bound_terms(
@@ -295,6 +299,7 @@ def importance(losses: Tensor, floor: float = 0.001) -> Tensor:
 
     losses (T, n): the latest n of each time. ValueError if there are none, or one is missing (NaN).
     """
+    check_range(0, 1, floor=floor)
     if losses.ndim != 2 or losses.numel() == 0 or not bool(losses.isfinite().all()):
         missing = int((~losses.isfinite()).sum()) if losses.ndim == 2 else 0
         raise ValueError(
@@ -314,8 +319,7 @@ class LossHistory:
     """
 
     def __init__(self, T: int, each: int = 10) -> None:
-        if T < 1 or each < 1:
-            raise ValueError(f"a history of {each} losses for each of {T} times: both must be at least 1")
+        check_range(1, T=T, each=each)
         self.losses = torch.full((T, each), math.nan, dtype=torch.float64)
         self.count = torch.zeros(T, dtype=torch.long)
 
@@ -324,6 +328,8 @@ class LossHistory:
 
         ValueError for a loss that is not finite: it would stay for many draws.
         """
+        if t.ndim != 1 or not bool(((t >= 1) & (t <= len(self.count))).all()):
+            raise ValueError(f"times are (B,), from 1 to {len(self.count)}; got {t.tolist()}")
         if t.shape != loss.shape or not bool(loss.isfinite().all()):
             raise ValueError(f"one finite loss for each time, please; got {tuple(loss.shape)} for {tuple(t.shape)}")
         for k, time in enumerate(t.long()):  # one by one: a time may come twice
@@ -343,8 +349,11 @@ def weighted_times(p: Tensor, batch: int, generator: torch.Generator | None = No
     """Whole times 1..T drawn with probabilities p (T,), one from each of `batch` equal slices of them, and 1 / (T p_t).
 
     Both (batch,), times as floats. The mean of weight times loss is the uniform mean's, whatever p is: slices change
-    the noise only, as in training's `stratified_times`.
+    the noise only, as in training's `stratified_times`. ValueError for a p that holds no probabilities.
     """
+    check_range(1, batch=batch)
+    if p.ndim != 1 or not bool((p >= 0).all() and 0 < p.sum() < math.inf):
+        raise ValueError(f"p is (T,), none below 0 and one above; got {p.tolist()}")
     u = (torch.arange(batch, dtype=torch.float64) + torch.rand(batch, generator=generator, dtype=torch.float64)) / batch
     i = torch.searchsorted(p.cumsum(0), u * p.sum(), right=True).clamp(max=len(p) - 1)
     return (i + 1).to(torch.float64), 1 / (len(p) * p[i])

@@ -18,7 +18,9 @@ from torch import Tensor
 from ddpm_path.gaussian import (
     AnyLevel,
     Coefficient,
+    check_alike,
     check_answer,
+    check_range,
     ddim_step,
     expand,
     fixed_large,
@@ -77,8 +79,8 @@ def noise_source(
     Every sample has a random stream of its own, drawn on the CPU, so sample k is the same in a batch of 1
     or 1,000 and on every device. One number is taken from `generator` to seed them all. ValueError for no sample.
     """
-    if n < 1 or min(shape, default=1) < 1:
-        raise ValueError(f"noise for {n} samples of shape {tuple(shape)}: both must be at least 1")
+    if n < 1 or min(shape, default=1) < 1 or not dtype.is_floating_point:
+        raise ValueError(f"noise for {n} samples of shape {tuple(shape)}, {dtype}: both at least 1, and floats")
     root = int(torch.randint(2**62, (), generator=generator))
     # torch's CPU generator keeps 32 bits of a seed; an odd stride keeps all n of them different.
     streams = [torch.Generator().manual_seed(root + k * 0x9E3779B1) for k in range(n)]
@@ -306,6 +308,7 @@ def _check_langevin(step: float, steps: int) -> None:
 
 def halfway_in_time(schedule: Schedule, t: float, s: float) -> float:
     """The middle of a step on the clock, as the paper has it, but never nearer to data than the first noisy time."""
+    check_range(0, schedule.T, t=t, s=s)
     return max((t + s) / 2, schedule.first)
 
 
@@ -568,8 +571,10 @@ def slerp(a: Tensor, b: Tensor, share: float) -> Tensor:
     """Between latents (B, ...), along the great circle: a at share 0, b at share 1 [Song 2020, app. D.5].
 
     Each sample has an angle of its own. Straight where a and b are parallel; ValueError where they are opposite, and
-    every great circle leads from one to the other.
+    every great circle leads from one to the other, and for a share outside [0, 1].
     """
+    check_alike(a, b=b)
+    check_range(0, 1, share=share)
     flat_a, flat_b = a.flatten(1), b.flatten(1)
     cosine = torch.cosine_similarity(flat_a.double(), flat_b.double(), dim=1).clamp(-1, 1)  # (B,)
     angle = cosine.arccos()

@@ -14,6 +14,8 @@ from typing import ClassVar, Protocol
 import torch
 from torch import Tensor
 
+from ddpm_path.gaussian import check_range, expand
+
 Level = tuple[Tensor, Tensor]
 """A noise level (scale, std), shaped like the times it was asked for."""
 EpsFn = Callable[[Tensor, Tensor], Tensor]
@@ -44,16 +46,22 @@ def linear_betas(T: int = 1000, first: float = 1e-4, last: float = 0.02) -> Tens
     For T below 1000 multiply both ends by 1000 / T, as Nichol 2021 does; else x_T keeps signal. Below T = 21 that
     reaches 1: use `cosine_betas`.
     """
+    check_range(1, T=T)
+    check_range(0, 1, first=first, last=last)
     return torch.linspace(first, last, T, dtype=torch.float64)
 
 
 def scaled_linear_betas(T: int = 1000, first: float = 0.00085, last: float = 0.012) -> Tensor:
     """Variances whose square roots are evenly spaced, (T,): the latent-diffusion code's [Rombach 2021]."""
+    check_range(1, T=T)
+    check_range(0, 1, first=first, last=last)
     return torch.linspace(math.sqrt(first), math.sqrt(last), T, dtype=torch.float64) ** 2
 
 
 def cosine_betas(T: int = 1000, offset: float = 0.008, largest: float = 0.999) -> Tensor:
     """Variances under which alpha_bar falls as a squared cosine, (T,) [Nichol 2021, eq. 17]."""
+    check_range(1, T=T)
+    check_range(0, 1, offset=offset, largest=largest)
     t = torch.arange(T + 1, dtype=torch.float64) / T
     f = torch.cos((t + offset) / (1 + offset) * math.pi / 2) ** 2
     return (1 - f[1:] / f[:-1]).clamp(max=largest)
@@ -90,6 +98,8 @@ class Discrete:
     def from_betas(cls, betas: Tensor) -> "Discrete":
         """The schedule of a chain q(x_t | x_{t-1}) = N(sqrt(1 - beta_t) x_{t-1}, beta_t), betas (T,)."""
         alphas = 1 - torch.as_tensor(betas, dtype=torch.float64, device="cpu")
+        if alphas.ndim != 1:
+            raise ValueError(f"betas are (T,), one for each step; got {tuple(alphas.shape)}")
         return cls(torch.cat([torch.ones(1, dtype=torch.float64), alphas.cumprod(0)]))
 
     @property
@@ -272,13 +282,13 @@ def on_schedule(eps_fn: EpsFn, trained: Schedule, wanted: Schedule) -> EpsFn:
         time = trained.time_at(std / scale)
         factor = trained(time)[0] / scale
         time = time.to(x.device, torch.promote_types(x.dtype, torch.float32))
-        return eps_fn(x * factor.to(x).view(-1, *[1] * (x.ndim - 1)), time)
+        return eps_fn(x * expand(factor, x), time)
 
     return eps_wanted
 
 
 def _steps_in_range(T: int, steps: int) -> None:
-    if not 1 <= steps <= T or int(T) != T:
+    if not 1 <= steps <= T < math.inf or int(T) != T:
         raise ValueError(
             f"{steps} steps on a chain of {T}: choose between 1 and {T}. For continuous time "
             "there are `ratio_times` and torch.linspace"

@@ -11,7 +11,15 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ddpm_path.gaussian import Coefficient, check_answer, expand, q_sample, score_from_eps
+from ddpm_path.gaussian import (
+    Coefficient,
+    check_alike,
+    check_answer,
+    check_range,
+    expand,
+    q_sample,
+    score_from_eps,
+)
 from ddpm_path.schedule import EpsFn, Schedule
 
 ScoreFn = Callable[[Tensor], Tensor]
@@ -23,7 +31,7 @@ def score_fn_at(eps_fn: EpsFn, schedule: Schedule, t: float) -> ScoreFn:
     now = schedule(t)
     if now[1] == 0:
         raise ValueError(f"t = {t} is data, std 0: a noise predictor knows the score from the first noisy time on")
-    return lambda x: score_from_eps(eps_fn(x, x.new_full(x.shape[:1], t, dtype=torch.float64)), now)
+    return lambda x: score_from_eps(check_answer(eps_fn(x, x.new_full(x.shape[:1], t, dtype=torch.float64)), x), now)
 
 
 # --- objectives: all of them (B,), summed over dimensions; their means are what training lowers
@@ -31,7 +39,8 @@ def score_fn_at(eps_fn: EpsFn, schedule: Schedule, t: float) -> ScoreFn:
 
 def explicit(score_fn: ScoreFn, true_score_fn: ScoreFn, x: Tensor) -> Tensor:
     """Half the squared distance to the true score at x (B, ...), (B,): what the others lower without knowing it."""
-    return 0.5 * _squared(check_answer(score_fn(x), x) - true_score_fn(x))
+    check_alike(x)
+    return 0.5 * _squared(check_answer(score_fn(x), x) - check_answer(true_score_fn(x), x))
 
 
 @torch.enable_grad()
@@ -42,7 +51,8 @@ def implicit(score_fn: ScoreFn, x: Tensor) -> Tensor:
     treats each item by itself (no batch norm). ValueError if the score has no gradient in x.
     """
     x, score = _differentiable(score_fn, x)
-    parts = [_gradient(part, x).flatten(1)[:, i] for i, part in enumerate(score.flatten(1).unbind(1))]
+    flat = score.reshape(len(x), -1)
+    parts = [_gradient(part, x).reshape(len(x), -1)[:, i] for i, part in enumerate(flat.unbind(1))]
     return torch.stack(parts).sum(0) + 0.5 * _squared(score)
 
 
@@ -53,17 +63,19 @@ def sliced(score_fn: ScoreFn, x: Tensor, v: Tensor) -> Tensor:
     `implicit` in one random direction, equal to it in the mean if E[v v^T] = I: `rademacher`, or normal; probes of
     length 1 divide it by the dimension. One gradient. Errors as in `implicit`.
     """
+    check_alike(x, v=v)
     x, score = _differentiable(score_fn, x)
-    along = (score * v).flatten(1).sum(1)
-    return (_gradient(along, x) * v).flatten(1).sum(1) + 0.5 * along**2
+    along = (score * v).reshape(len(x), -1).sum(1)
+    return (_gradient(along, x) * v).reshape(len(x), -1).sum(1) + 0.5 * along**2
 
 
 @torch.enable_grad()
 def sliced_vr(score_fn: ScoreFn, x: Tensor, v: Tensor) -> Tensor:
     """v . grad(v . s) + |s|^2 / 2: as `sliced`, with what is known of its second term put in, so it varies less."""
+    check_alike(x, v=v)
     x, score = _differentiable(score_fn, x)
-    along = (score * v).flatten(1).sum(1)
-    return (_gradient(along, x) * v).flatten(1).sum(1) + 0.5 * _squared(score)
+    along = (score * v).reshape(len(x), -1).sum(1)
+    return (_gradient(along, x) * v).reshape(len(x), -1).sum(1) + 0.5 * _squared(score)
 
 
 def denoising(score_fn: ScoreFn, x0: Tensor, eps: Tensor, std: Coefficient) -> Tensor:
@@ -80,6 +92,7 @@ def denoising(score_fn: ScoreFn, x0: Tensor, eps: Tensor, std: Coefficient) -> T
 
 def rademacher(x: Tensor, generator: torch.Generator | None = None) -> Tensor:
     """Probes like x (B, ...), each number 1 or -1 by a fair coin, drawn on the CPU."""
+    check_alike(x)
     return (2 * torch.randint(0, 2, x.shape, generator=generator) - 1).to(x)
 
 
@@ -91,7 +104,9 @@ def largest_distance(data: Tensor, chunk: int = 1000) -> float:
 
     Time grows with N^2: for a large set a few thousand items will do.
     """
-    flat = data.flatten(1).double()
+    check_alike(data)
+    check_range(1, chunk=chunk)
+    flat = data.reshape(len(data), -1).double()
     return max(float(torch.cdist(part, flat).max()) for part in torch.split(flat, chunk))
 
 
@@ -101,6 +116,7 @@ def level_overlap(ratio: float, dims: int) -> float:
     Phi(sqrt(2 D) (ratio - 1) + 3 ratio) - Phi(sqrt(2 D) (ratio - 1) - 3 ratio), for data at one point, whose |x| is
     about normal, of mean sqrt(D) std and variance std^2 / 2 [Song & Ermon 2020, prop. 2].
     """
+    check_range(1, ratio=ratio, dims=dims)
     centre = math.sqrt(2 * dims) * (ratio - 1)
     return 0.5 * (math.erf((centre + 3 * ratio) / math.sqrt(2)) - math.erf((centre - 3 * ratio) / math.sqrt(2)))
 
@@ -122,7 +138,9 @@ def level_ratio(dims: int, overlap: float = 0.5) -> float:
 
 
 def level_count(first: float, last: float, ratio: float) -> int:
-    """Technique 2: how many geometric levels from first down to last have about this ratio."""
+    """Technique 2: how many geometric levels from first to last have about this ratio; ValueError unless they fall."""
+    if not (0 < last < first < math.inf and 1 < ratio < math.inf):
+        raise ValueError(f"from {first} down to {last} by {ratio}: 0 < last < first and a ratio above 1, please")
     return 1 + round(math.log(first / last) / math.log(ratio))
 
 
@@ -152,7 +170,7 @@ def unconditional(f: ScoreFn) -> EpsFn:
 
     eps = -std * score = -f(x): a noise predictor that ignores t.
     """
-    return lambda x, t: -f(x)
+    return lambda x, t: -check_answer(f(x), x)
 
 
 def variance_ratio(step: float, ratio: float, steps: int) -> float:
@@ -163,6 +181,7 @@ def variance_ratio(step: float, ratio: float, steps: int) -> float:
     """
     if not 0 < step < 2:
         raise ValueError(f"step = {step}: the variance stays finite between 0 and 2 only, and 1 forgets the start")
+    check_range(0, ratio=ratio, steps=steps)
     limit = 1 / (1 - step / 2)  # 2 step / (1 - (1 - step)^2)
     return (1 - step) ** (2 * steps) * (ratio**2 - limit) + limit
 
@@ -177,6 +196,7 @@ def best_step(ratio: float, steps: int) -> float:
 
 def _differentiable(score_fn: ScoreFn, x: Tensor) -> tuple[Tensor, Tensor]:
     """x as a leaf of its own, and the score there."""
+    check_alike(x)
     x = x.detach().requires_grad_()
     score = check_answer(score_fn(x), x)
     if not score.requires_grad:
@@ -193,4 +213,4 @@ def _gradient(part: Tensor, x: Tensor) -> Tensor:
 
 
 def _squared(score: Tensor) -> Tensor:
-    return score.square().flatten(1).sum(1)
+    return score.square().reshape(len(score), -1).sum(1)

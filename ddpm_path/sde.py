@@ -11,7 +11,19 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ddpm_path.gaussian import Coefficient, check_answer, expand, kl, posterior, q_sample, transition, x0_from_eps
+from ddpm_path.gaussian import (
+    Coefficient,
+    check_alike,
+    check_answer,
+    check_fits,
+    check_range,
+    expand,
+    kl,
+    posterior,
+    q_sample,
+    transition,
+    x0_from_eps,
+)
 from ddpm_path.samplers import After, Corrector, Noise, Predictor, Variance
 from ddpm_path.schedule import EpsFn, Schedule
 
@@ -57,12 +69,15 @@ def coefficients(schedule: Schedule, t: Tensor | float) -> tuple[Tensor, Tensor]
 
 def euler_maruyama(schedule: Schedule, x: Tensor, eps: Tensor, t: float, s: float) -> tuple[Tensor, Coefficient]:
     """A step of the reverse SDE dx = (f x - g^2 score) dt + g dw, all of it taken at t [Song 2021, eq. 6]."""
+    check_alike(x, eps=eps)
+    check_range(0, t, s=s)
     f, g2 = coefficients(schedule, t)
     return x - (t - s) * (expand(f, x) * x + expand(g2 / schedule(t)[1], x) * eps), (t - s) * g2
 
 
 def flow_euler(schedule: Schedule, x: Tensor, eps: Tensor, t: float, s: float) -> tuple[Tensor, Coefficient]:
     """A step of the probability-flow ODE by Euler's method: half of g^2 score, and no noise [Song 2021, eq. 13]."""
+    check_range(0, t, s=s)
     return x - (t - s) * flow_velocity(schedule, x, eps, t), 0.0
 
 
@@ -72,6 +87,7 @@ def reverse_diffusion(schedule: Schedule, x: Tensor, eps: Tensor, t: float, s: f
     The forward step is the exact q(x_t | x_s), for a chain DDPM's own; the published code takes an Euler step for
     sub-VP instead.
     """
+    check_alike(x, eps=eps)
     factor, variance = transition(schedule(t), schedule(s))
     return expand(2 - factor, x) * x - expand(variance / schedule(t)[1], x) * eps, variance
 
@@ -96,8 +112,10 @@ def snr_step(snr: float) -> Corrector:
     on its neighbours. In a few dimensions |eps| comes near 0 and one sample's step is huge: there use `level_step`.
     FloatingPointError where it is 0.
     """
+    check_range(0, snr=snr)
 
     def step(eps: Tensor, z: Tensor, alpha: float) -> Tensor:
+        check_alike(eps, z=z)
         ratio: Tensor = z.flatten(1).norm(dim=1) / eps.flatten(1).norm(dim=1)  # (B,)
         if not bool(ratio.isfinite().all()):
             raise FloatingPointError("a sample's score is 0 or not finite, and snr / |score| with it: use level_step")
@@ -108,6 +126,7 @@ def snr_step(snr: float) -> Corrector:
 
 def level_step(snr: float) -> Corrector:
     """2 alpha snr^2: as `snr_step`, with both norms at the value that they have in the mean far from data."""
+    check_range(0, snr=snr)
     return lambda eps, z, alpha: 2 * alpha * snr**2
 
 
@@ -131,6 +150,7 @@ class Likelihood(NamedTuple):
 
 def flow_velocity(schedule: Schedule, x: Tensor, eps: Tensor, t: float) -> Tensor:
     """dx/dt of the ODE with the SDE's marginals: f x - g^2 score / 2 [Song 2021, eq. 13]."""
+    check_alike(x, eps=eps)
     f, g2 = coefficients(schedule, t)
     return expand(f, x) * x + expand(g2 / (2 * schedule(t)[1]), x) * eps
 
@@ -193,16 +213,23 @@ def likelihood(
 def normal_prior(schedule: Schedule) -> LogProb:
     """log N(x; 0, std_T^2) in nats: the density that sampling starts from, (B, ...) to (B,)."""
     var = float(schedule(schedule.T)[1] ** 2)
-    return lambda x: -0.5 * (x.double() ** 2 / var + math.log(2 * math.pi * var)).flatten(1).sum(1)
+
+    def log_prob(x: Tensor) -> Tensor:
+        check_alike(x)
+        return -0.5 * (x.double() ** 2 / var + math.log(2 * math.pi * var)).reshape(len(x), -1).sum(1)
+
+    return log_prob
 
 
 def exact_divergence(field: Field, x: Tensor) -> tuple[Tensor, Tensor]:
     """Field and divergence at x (B, ...), one gradient for each dimension: for small ones."""
+    check_alike(x)
     with torch.enable_grad():
         x = x.detach().requires_grad_()
-        there = field(x)
-        parts = enumerate(there.flatten(1).unbind(1))
-        traces = [torch.autograd.grad(part.sum(), x, retain_graph=True)[0].flatten(1)[:, i] for i, part in parts]
+        there = check_answer(field(x), x) + 0 * x  # so that a constant has a gradient, too
+        parts = enumerate(there.reshape(len(x), -1).unbind(1))
+        gradients = ((i, torch.autograd.grad(part.sum(), x, retain_graph=True)[0]) for i, part in parts)
+        traces = [gradient.reshape(len(x), -1)[:, i] for i, gradient in gradients]
     return there.detach(), torch.stack(traces).sum(0)
 
 
@@ -213,11 +240,12 @@ def hutchinson(probe: Tensor) -> Divergence:
     """
 
     def estimate(field: Field, x: Tensor) -> tuple[Tensor, Tensor]:
+        check_alike(x, probe=probe)
         with torch.enable_grad():
             x = x.detach().requires_grad_()
-            there = field(x)
+            there = check_answer(field(x), x) + 0 * x
             (product,) = torch.autograd.grad((there * probe.to(there)).sum(), x)
-        return there.detach(), (product * probe.to(there)).flatten(1).sum(1)
+        return there.detach(), (product * probe.to(there)).reshape(len(x), -1).sum(1)
 
     return estimate
 
@@ -232,6 +260,8 @@ def variational_bound(
     at `draws` stratified places, and the decoder N(x_0 estimate, (std / scale)^2) at `start`. `noise` draws (B, ...),
     as `noise_source` makes it.
     """
+    check_alike(x)
+    check_range(1, draws=draws)
     begin, end = schedule(schedule.first if start is None else start), schedule(schedule.T)
     low, high = ((std / scale).log() for scale, std in (begin, end))
     D = x[0].numel()
@@ -261,7 +291,13 @@ def inpaint(known: Tensor, mask: Tensor, schedule: Schedule, noise: Noise) -> Af
     lies between the world and its conditional, nearer to the world than one would think: the rest sees what is known
     through each level's noise. Corrections bring it near, 8 or 30 at each level rather than 1.
     """
-    return lambda x, s: torch.where(mask, q_sample(known, noise().to(known), schedule(s)), x)
+
+    def after(x: Tensor, s: float) -> Tensor:
+        check_alike(x, known=known)
+        check_fits(x, mask=mask)
+        return torch.where(mask, q_sample(known, noise().to(known), schedule(s)), x)
+
+    return after
 
 
 def in_basis(after: After, basis: Tensor) -> After:
@@ -275,11 +311,15 @@ def in_basis(after: After, basis: Tensor) -> After:
 
 def colourise(grey: Tensor, schedule: Schedule, noise: Noise) -> After:
     """For samplers' `after`: x (B, 3, H, W) keeps the mean of its colours, grey (B, 1, H, W) [Song 2021, app. I.3]."""
+    if grey.ndim != 4 or grey.shape[1] != 1:
+        raise ValueError(f"grey images are (B, 1, H, W); got {tuple(grey.shape)}")
     mask = torch.tensor([True, False, False], device=grey.device).view(3, 1, 1)
     return in_basis(inpaint(_turn(GREY_FIRST.T, grey.expand(-1, 3, -1, -1)), mask, schedule, noise), GREY_FIRST)
 
 
 def _turn(matrix: Tensor, x: Tensor) -> Tensor:
+    if matrix.ndim != 2 or x.ndim < 2 or matrix.shape[1] != x.shape[1]:
+        raise ValueError(f"a basis is (C, C) and x (B, C, ...); got {tuple(matrix.shape)} and {tuple(x.shape)}")
     return torch.einsum("dc,bc...->bd...", matrix.to(x), x)
 
 
@@ -302,6 +342,9 @@ def _solve(
     """Integrate a flat state from `start` to `end`; the end, float64 on the CPU, and the number of calls."""
     from scipy.integrate import solve_ivp  # takes a while, so only where it is used
 
+    check_range(0, rtol=rtol, atol=atol)
+    if not bool(state.isfinite().all()):
+        raise ValueError("x holds NaN or infinity: the ODE has nowhere to begin")
     for t in (start, end):
         coefficients(schedule, t)  # errors come before the first call
     calls = 0

@@ -13,6 +13,8 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from ddpm_path.gaussian import check_range
+
 Edit = Callable[[Tensor, Tensor, Tensor], Tensor]
 """A hook on attention: (queries, keys, values), each (B, heads, L, width), to the mixed values."""
 
@@ -40,6 +42,9 @@ def improved_time_embedding(t: Tensor, dim: int, longest: float = 10000.0) -> Te
 
 def _angles(t: Tensor, dim: int, last: float, longest: float) -> Tensor:
     """t times longest^(-i / last) for i = 0, ..., dim / 2 - 1."""
+    check_range(1e-300, longest=longest)
+    if dim % 2 or last < 1 or t.ndim != 1:
+        raise ValueError(f"times are (B,) and a width is even, 4 or more; got {tuple(t.shape)} and {dim}")
     frequency = torch.exp(-math.log(longest) * torch.arange(dim // 2, device=t.device) / last)
     return t.float()[:, None] * frequency
 
@@ -201,6 +206,8 @@ class UNet(nn.Module):
         checkpointing: bool = False,
     ) -> None:
         super().__init__()
+        check_range(1, channels=channels, blocks=blocks, head_width=head_width, patch=patch, groups=groups)
+        check_range(0, classes=classes, heads=heads)
         if not widths or not set(attention) <= set(range(len(widths))):
             raise ValueError(
                 f"widths {list(widths)} and attention {list(attention)}: give one width or more, and attention as "

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ddpm_path.exact import GaussianMixture
+from ddpm_path.gaussian import check_alike
 
 Posterior = tuple[Tensor, Tensor]
 """Mean and log-variance of the diagonal Gaussian q(z | x), both (B, J)."""
@@ -38,6 +39,7 @@ def log_bernoulli(x: Tensor, logits: Tensor) -> Tensor:
     For x between 0 and 1 it is the mean over images binarised with these probabilities: good for the two bounds
     below that are linear in it, not for `iwae`. ValueError for x outside [0, 1].
     """
+    check_alike(x, logits=logits)
     low, high = float(x.min()), float(x.max())
     if not (low >= 0 and high <= 1):
         raise ValueError(
@@ -65,6 +67,7 @@ def reparameterise(posterior: Posterior, eps: Tensor) -> Tensor:
 def kl_to_prior(posterior: Posterior) -> Tensor:
     """KL(q(z | x) || N(0, I)) of each latent dimension, (B, J), in nats [Kingma 2013, app. B]."""
     mean, logvar = posterior
+    check_alike(mean, logvar=logvar)
     return 0.5 * (mean**2 + logvar.exp() - 1 - logvar)  # `gaussian.kl` would take the log of an exp that underflows
 
 

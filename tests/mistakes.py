@@ -279,8 +279,8 @@ MUSEUM = [
         "is 1 off, or 0? asked in lucidrains/denoising-diffusion-pytorch #155, #184 and #207 and DALLE2-pytorch #303",
         "guidance is one stronger than asked for: scale 1 already overshoots",
         "ddpm_path.guidance",
-        "return lambda x, t: _lerp(uncond(x, t), cond(x, t), scale)",
-        "return lambda x, t: _lerp(uncond(x, t), cond(x, t), 1 + scale)",
+        "check_answer(cond(x, t), x), scale)",
+        "check_answer(cond(x, t), x), 1 + scale)",
         "test_guidance.py::test_ho2022_scales_0_and_1_are_the_two_models_to_the_last_bit",
     ),
     Mistake(
@@ -288,8 +288,8 @@ MUSEUM = [
         "no one named: diffusers puts the unconditional half first, others second",
         "guidance pushes away from the label",
         "ddpm_path.guidance",
-        "cond, uncond = net(",
-        "uncond, cond = net(",
+        "cond, uncond = check_answer(net(",
+        "uncond, cond = check_answer(net(",
         "test_guidance.py::test_ho2022_one_call_at_twice_the_batch_is_the_same",
     ),
     Mistake(
@@ -306,8 +306,8 @@ MUSEUM = [
         "no one named: the sqrt(1 - alpha_bar) of Dhariwal 2021, alg. 2, left out",
         "guidance far too strong near the data, where std is small: saturated, broken images",
         "ddpm_path.guidance",
-        "scale * expand(schedule(t)[1], x) * score(x, t)",
-        "scale * score(x, t)",
+        "scale * expand(schedule(t)[1], x) * grad",
+        "scale * grad",
         "test_guidance.py::test_guidance_identity_on_a_mixture",
     ),
     Mistake(

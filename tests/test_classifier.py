@@ -147,3 +147,11 @@ def test_images_and_times_that_do_not_fit_are_refused():
 def test_illegal_sizes_and_widths_are_refused(changes, words):
     with pytest.raises(ValueError, match=words):
         fresh(**changes)
+
+
+@pytest.mark.parametrize("name", ["channels", "classes", "size", "blocks", "head_width", "patch", "groups", "widths"])
+def test_a_classifiers_numbers_are_positive(name):
+    legal = {"channels": 1, "classes": 1, "size": 1, "widths": [8], "head_width": 1, "groups": 1, "patch": 1}
+    NoisyClassifier(**legal)
+    with pytest.raises(ValueError, match=f"{name} = 0: give a finite number from 1"):
+        NoisyClassifier(**legal | {name: [] if name == "widths" else 0})

@@ -536,5 +536,28 @@ def test_a_gaussian_schedule_that_leaves_its_range_is_refused():
 def test_no_step_leads_back_from_the_data():
     x = torch.ones(2, 3)
     for t in (0, -1, torch.tensor([1, 0])):
-        with pytest.raises(ValueError, match="t is 1 or more"):
+        with pytest.raises(ValueError, match="t is whole, from 1"):
             SMALL.posterior_rate(x, x, t)
+
+
+def test_a_binomial_chain_knows_its_own_times_only():
+    chain, x = early.Binomial(early.fractional_betas(4)), torch.ones(2, 3, dtype=torch.float64)
+    rates = ((chain.forward_rate, 1), (chain.marginal_rate, 0), (lambda x, t: chain.posterior_rate(x, x, t), 1))
+    for rate, first in rates:
+        rate(x, first), rate(x, 4)
+        for t in (first - 1, 5, 1.5, torch.tensor([1, 5]), torch.tensor([first - 1, 1])):
+            with pytest.raises(ValueError, match=f"t is whole, from {first} to 4"):
+                rate(x, t)
+    with pytest.raises(ValueError, match="x0 is"):
+        chain.posterior_rate(x[:1], x, 2)
+    with pytest.raises(ValueError, match="T = 0"):
+        early.fractional_betas(0)
+
+
+def test_corrections_and_estimates_have_the_shape_of_x():
+    x, t, chain = torch.ones(2, 3), torch.tensor([2, 3]), SHORT
+    for part, answer in (("drift", (x[:1], x)), ("spread", (x, x[:1]))):
+        with pytest.raises(ValueError, match=f"{part} is"):
+            early.relative_to_forward(lambda x, t, answer=answer: answer, chain)(x, t)
+    with pytest.raises(ValueError, match="a network answered"):
+        early.eps_reverse(lambda x, t: x[:1], chain, torch.ones(chain.T + 1))(x, t)

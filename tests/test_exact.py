@@ -7,7 +7,7 @@ import torch
 from helpers import LEVELS, LINEAR, close, gaussian_eps, randn, seeded, skewed_mixture
 from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal, Normal
 
-from ddpm_path.exact import FiniteData, GaussianMixture, isotropic_mixture
+from ddpm_path.exact import FiniteData, GaussianMixture, gaussian_reverse, isotropic_mixture
 from ddpm_path.gaussian import q_sample
 from ddpm_path.schedule import VE, VP, SubVP
 
@@ -349,3 +349,34 @@ def test_draws_follow_their_generator_alone():
     for a, b in zip(one, WORLD.sample(6, seeded(3)), strict=True):
         assert torch.equal(a, b)
     assert not torch.equal(one[0], WORLD.sample(6, seeded(4))[0])
+
+
+# --- what is refused: see test_fuzz.py
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (lambda: ONE_D.sample(0), "n = 0"),
+        (lambda: isotropic_mixture([1.0], [[math.nan]], 1.0), "a finite point for each component"),
+        (lambda: ONE_D.quantile(torch.ones(0, 1), (1.0, 0.0)), "B > 0"),
+        (lambda: gaussian_reverse(math.inf, 1.0, LINEAR), "mean = inf"),
+        (lambda: gaussian_reverse(0.0, -0.1, LINEAR), "variance = -0.1"),
+        (lambda: FiniteData(torch.ones(2)), "a finite data set is"),
+        (lambda: FiniteData(torch.ones(2, 1), 0), "chunk = 0"),
+        (lambda: FiniteData(torch.ones(2, 3)).x0(torch.ones(2, 3), (1.0, 0.0)), "std = 0"),
+        (lambda: FiniteData(torch.ones(2, 3)).x0(torch.ones(2, 1), (1.0, 1.0)), "like the data"),
+        (lambda: FiniteData(torch.ones(2, 3)).log_prob(torch.ones(2, 3, 1), (1.0, 1.0)), "like the data"),
+        (lambda: FiniteData(torch.ones(2, 3)).log_prob(torch.ones(2, 3), (1.0, 0.0)), "std = 0"),
+    ],
+)
+def test_worlds_say_what_they_cannot_answer(function, message):
+    with pytest.raises(ValueError, match=message):
+        function()
+
+
+def test_a_line_takes_a_level_for_each_item():
+    x, now = randn(3, 1), VP()(torch.tensor([0.1, 0.5, 0.9], dtype=torch.float64))
+    each = [ONE_D.cdf(x[i : i + 1], VP()(t)) for i, t in enumerate((0.1, 0.5, 0.9))]
+    close(ONE_D.cdf(x, now), torch.cat(each))
+    close(ONE_D.quantile(ONE_D.cdf(x, now), now), x, atol=1e-6)

@@ -6,12 +6,19 @@ from helpers import COSINE, LEVELS, LINEAR, close, rand, randn
 
 from ddpm_path.gaussian import (
     bits_per_dim,
+    check_alike,
+    check_fits,
+    check_range,
+    ddim_step,
+    discretised_log_prob,
     eps_from_v,
     eps_from_x0,
     expand,
     fixed_large,
     fixed_small,
     kl,
+    langevin_step,
+    learned_variance,
     posterior,
     q_sample,
     score_from_eps,
@@ -292,7 +299,118 @@ def test_a_coefficient_is_neither_rounded_nor_broadcast_by_mistake():
     assert expand(torch.ones(3), x).shape == (3, 1) and expand(torch.ones(1), x).shape == (1, 1)
     with pytest.raises(ValueError, match=r"torch\.int64: convert it to floats"):
         q_sample(torch.ones(3, 2, dtype=torch.int64), torch.ones(3, 2), (0.5, 0.5))
-    with pytest.raises(ValueError, match="4 coefficients for a batch of 3"):
+    with pytest.raises(ValueError, match=r"coefficients \(4,\) for x \(3, 2\)"):
         expand(torch.ones(4), x)
-    with pytest.raises(ValueError, match="3 coefficients for a batch of 1"):
+    with pytest.raises(ValueError, match=r"coefficients \(3,\) for x \(1, 2\)"):
         expand(torch.ones(3), x[:1])
+
+
+# --- what is refused: see test_fuzz.py
+
+NOW, THEN, DATA = (0.6, 0.8), (0.8, 0.6), (1.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        *(
+            lambda x, y, f=f: f(x, y, NOW)
+            for f in (q_sample, x0_from_eps, eps_from_x0, v_from_x0_eps, x0_from_v, eps_from_v)
+        ),
+        lambda x, y: posterior(x, y, NOW, THEN),
+        lambda x, y: ddim_step(x, y, NOW, THEN, 0.5),
+        lambda x, y: ddim_step(x, x, NOW, THEN, 0.5, y),
+        lambda x, y: langevin_step(x, y, 0.5, 0.1, x),
+        lambda x, y: langevin_step(x, x, 0.5, 0.1, y),
+        lambda x, y: kl(x, 1.0, y, 1.0),
+        lambda x, y: discretised_log_prob(x, y, 1.0),
+        lambda x, y: check_alike(x, y=y),
+    ],
+)
+def test_two_batches_have_one_shape(function):
+    x = torch.ones(3, 2)
+    function(x, x)
+    for other in (x[:1], x[:, :1], x[0], x[..., None]):
+        with pytest.raises(ValueError, match=r" beside .*: give both the same shape"):
+            function(x, other)
+    with pytest.raises(ValueError, match=r"x is a batch, \(B, \.\.\.\), B > 0; got \(0, 2\)"):
+        function(x[:0], x[:0])
+
+
+def test_a_batch_holds_floats():
+    for x in (torch.ones(2, dtype=torch.int64), torch.ones(2, dtype=torch.bool)):
+        with pytest.raises(ValueError, match="convert it to floats"):
+            check_alike(x)
+        with pytest.raises(ValueError, match=r"mask is .* beside .* torch\.float32: give both"):
+            check_alike(torch.ones(2), eps=torch.ones(2), mask=x)
+    with pytest.raises(ValueError, match=r"B > 0; got \(\)"):
+        check_alike(torch.tensor(1.0))
+    check_alike(torch.ones(1, dtype=torch.float16))
+
+
+def test_numbers_lie_in_their_range_and_are_finite():
+    check_range(1, 3, low=1, high=3)
+    check_range(0, any=1e300)
+    for number in (0.99, 3.01, math.nan, math.inf, -math.inf):
+        with pytest.raises(ValueError, match=f"eta = {number}: give a finite number from 1 to 3"):
+            check_range(1, 3, legal=2, eta=number)
+    with pytest.raises(ValueError, match="from 0 to inf"):
+        check_range(0, any=math.inf)
+
+
+@pytest.mark.parametrize(
+    "function", [transition, fixed_small, fixed_large, lambda now, then: ddim_step(X, X, now, then, 1)]
+)
+def test_a_step_leads_from_noise_to_less_noise(function):
+    function(NOW, THEN)
+    function(NOW, DATA)
+    assert float(fixed_large(NOW, NOW)) == 0
+    for now, then in ((DATA, DATA), (THEN, NOW), (DATA, NOW), ((1.0, math.nan), DATA)):
+        for cast in (float, torch.tensor):
+            with pytest.raises(ValueError, match="a step leads from x_t, with noise, to an earlier x_s"):
+                function(*(tuple(map(cast, level)) for level in (now, then)))
+    mixed = (torch.tensor([0.6, 0.8]), torch.tensor([0.8, 0.6]))
+    with pytest.raises(ValueError, match="a step leads"):
+        function(mixed, (0.7, 0.7))
+    with pytest.raises(ValueError, match=r"then is \(3,\) .* beside \(2,\)"):
+        function(mixed, (torch.ones(3), torch.zeros(3)))
+
+
+X = torch.ones(2, 3)
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (lambda: ddim_step(X, X, NOW, THEN, -0.1), "eta = -0.1"),
+        (lambda: ddim_step(X, X, NOW, THEN, math.nan), "eta = nan"),
+        (lambda: langevin_step(X, X, 0.5, -0.1, X), "step = -0.1"),
+        (lambda: bits_per_dim(X[:, 0], 0), "dims = 0"),
+        (lambda: kl(X, 0.0, X, 1.0), "variances must be positive"),
+        (lambda: kl(X, X, X, 1 - X), "variances must be positive"),
+        (lambda: kl(X, 1.0, X, -1.0), "variances must be positive"),
+        (lambda: score_from_eps(X, DATA), "t = 0 is data"),
+        (lambda: learned_variance(X, 0.1, 0.0), "the small variance is 0"),
+        (lambda: q_sample(X, X, (1.0, math.inf)), "a coefficient is inf"),
+        (lambda: q_sample(X, X, (math.nan, 1.0)), "a coefficient is nan"),
+        (lambda: expand(X[:, :2], X), r"coefficients \(2, 2\) for x \(2, 3\)"),
+        (lambda: expand(X[..., None], X), "coefficients"),
+    ],
+)
+def test_numbers_that_have_no_answer(function, message):
+    with pytest.raises(ValueError, match=message):
+        function()
+
+
+def test_a_coefficient_may_have_the_dimensions_of_x():
+    for c in (X, X[:, :1], X[:1], X[:1, :1]):
+        assert expand(c, X) is c
+    with pytest.raises(ValueError, match="coefficients"):
+        expand(torch.ones(1), torch.tensor(1.0))
+
+
+def test_a_part_repeats_to_the_whole():
+    check_fits(X, a=X, b=X[0], c=X[:1], d=X[:, :1], e=torch.tensor(1.0))
+    for part in (X[None], X[:, :2], X[0, :2], torch.ones(3, 3)):
+        with pytest.raises(ValueError, match=r"mask is .*, which does not repeat to \(2, 3\)"):
+            check_fits(X, a=X, mask=part)

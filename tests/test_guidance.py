@@ -15,6 +15,7 @@ from ddpm_path.guidance import (
     classifier_guided,
     classifier_shift,
     clip_x0,
+    dynamic_threshold,
     from_paper_w,
     guided_network,
     threshold_x0,
@@ -481,3 +482,67 @@ def test_log_probabilities_that_are_off_by_half_a_nat_are_refused():
         score = class_score(lambda x, t, off=off: torch.stack([x[:, 0], -x[:, 0]], 1).log_softmax(1) + off, labels)
         with pytest.raises(ValueError, match="end it in log_softmax"):
             score(x, t)
+
+
+# --- what is refused: see test_fuzz.py
+
+ONE, ONES = torch.ones(2, 3), torch.ones(2)
+
+
+def net(x, t, label=None):
+    return 0.5 * x
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (lambda bad: classifier_shift(net, bad), "scale"),
+        (lambda bad: classifier_guided(net, net, LINEAR, bad), "scale"),
+        (lambda bad: classifier_free(net, net, bad), "scale"),
+        (lambda bad: classifier_free_batched(net, ONES, ONES, bad), "scale"),
+        (lambda bad: from_paper_w(bad), "w"),
+        (lambda bad: clip_x0(net, LINEAR, low=bad), "low"),
+        (lambda bad: clip_x0(net, LINEAR, high=bad), "high"),
+    ],
+)
+def test_guidance_is_by_a_finite_number(function, message):
+    function(-1e300)
+    for bad in (math.nan, math.inf, -math.inf):
+        with pytest.raises(ValueError, match=f"^{message} = {bad}: give a finite number"):
+            function(bad)
+
+
+@pytest.mark.parametrize(
+    "guided",
+    [
+        lambda bad: classifier_shift(bad, 1.0)(ONE, ONES, ONE, torch.tensor(0.1)),
+        lambda bad: classifier_guided(bad, net, LINEAR, 1.0)(ONE, ONES),
+        lambda bad: classifier_guided(net, bad, LINEAR, 1.0)(ONE, ONES),
+        lambda bad: classifier_free(bad, net, 1.0)(ONE, ONES),
+        lambda bad: classifier_free(net, bad, 1.0)(ONE, ONES),
+        lambda bad: classifier_free_batched(lambda x, t, label: bad(x, t), ONES, ONES, 1.0)(ONE, ONES),
+        lambda bad: clip_x0(bad, LINEAR)(ONE, ONES),
+    ],
+)
+def test_every_answer_of_a_network_is_looked_at(guided):
+    assert guided(net).shape == ONE.shape
+    with pytest.raises(ValueError, match="a network answered"):
+        guided(lambda x, t: x[:1])
+
+
+def test_what_is_guided_is_a_batch_of_floats_with_a_label_each():
+    for percentile in (0.0, 1.1, math.nan):
+        with pytest.raises(ValueError, match=r"a percentile is a share of the pixels in \(0, 1\]"):
+            dynamic_threshold(ONE, percentile)
+    with pytest.raises(ValueError, match="convert it to floats"):
+        dynamic_threshold(ONE.long(), 0.9)
+    close(dynamic_threshold(2 * ONES, 1.0), ONES)
+    score = class_score(lambda x, t: x.log_softmax(1), torch.zeros(2, dtype=torch.long))
+    with pytest.raises(ValueError, match="convert it to floats"):
+        score(ONE.long(), ONES)
+    with pytest.raises(ValueError, match=r"labels are \(B,\)"):
+        class_score(lambda x, t: x.log_softmax(1), torch.zeros(2, 1, dtype=torch.long))(ONE, ONES)
+    with pytest.raises(ValueError, match="mean is"):
+        classifier_shift(net, 1.0)(ONE, ONES, ONE[:1], torch.tensor(0.1))
+    with pytest.raises(ValueError, match="differ"):
+        classifier_free_batched(net, torch.tensor(1), torch.tensor(1), 1.0)

@@ -205,3 +205,12 @@ def test_one_opposite_pair_in_a_batch_is_refused():
     b = torch.cat([randn(2, 4, seed=1), -2 * a[2:]])
     with pytest.raises(ValueError, match="two latents are opposite"):
         slerp(a, b, 0.3)
+
+
+def test_slerp_lies_between_two_batches_of_one_shape():
+    a, b = randn(3, 2), randn(3, 2, seed=1)
+    for share in (-0.1, 1.1, float("nan")):
+        with pytest.raises(ValueError, match=f"share = {share}"):
+            slerp(a, b, share)
+    with pytest.raises(ValueError, match=r"b is \(1, 2\) .* beside \(3, 2\)"):
+        slerp(a, b[:1], 0.5)

@@ -5,8 +5,21 @@ import torch
 from helpers import LEVELS, LINEAR, close, gaussian_eps, randn, skewed_mixture
 from torch import nn
 
-from ddpm_path.gaussian import q_sample
-from ddpm_path.losses import EPS, X0, V, as_eps, simple
+from ddpm_path.gaussian import fixed_small, q_sample
+from ddpm_path.losses import (
+    EPS,
+    X0,
+    LossHistory,
+    V,
+    as_eps,
+    bound_term,
+    importance,
+    on_clock,
+    prior_term,
+    simple,
+    weighted_times,
+    with_decoder,
+)
 from ddpm_path.schedule import VE, VP, SubVP
 
 PREDICTIONS = pytest.mark.parametrize("prediction", [EPS, X0, V], ids=["eps", "x0", "v"])
@@ -159,3 +172,47 @@ def test_salimans2022_sec4_v_and_x0_losses_are_the_eps_loss_reweighed(schedule):
 def test_the_true_target_reads_as_the_true_eps(prediction, now):
     x0, eps = randn(4, 3, seed=1), randn(4, 3, seed=2)
     close(prediction.eps(q_sample(x0, eps, now), prediction.target(x0, eps, now), now), eps, atol=1e-12)
+
+
+# --- what is refused: see test_fuzz.py
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (lambda: on_clock(answering(None), math.nan), "rate = nan"),
+        (lambda: on_clock(answering(None), -1), "rate = -1"),
+        (lambda: prior_term(LINEAR, torch.ones(2, 3).long()), "convert it to floats"),
+        (lambda: importance(torch.ones(3, 2), -0.1), "floor = -0.1"),
+        (lambda: importance(torch.ones(3, 2), 1.1), "floor = 1.1"),
+        (lambda: LossHistory(0), "T = 0"),
+        (lambda: LossHistory(1, 0), "each = 0"),
+        (lambda: LossHistory(3).add(torch.tensor([0.0]), torch.ones(1)), r"from 1 to 3; got \[0.0\]"),
+        (lambda: LossHistory(3).add(torch.tensor([4.0]), torch.ones(1)), r"from 1 to 3; got \[4.0\]"),
+        (lambda: LossHistory(3).add(torch.tensor(1.0), torch.tensor(1.0)), r"times are \(B,\)"),
+        (lambda: weighted_times(torch.ones(3), 0), "batch = 0"),
+        (lambda: weighted_times(torch.zeros(3), 1), r"p is \(T,\)"),
+        (lambda: weighted_times(torch.ones(3, 1), 1), r"p is \(T,\)"),
+        (lambda: weighted_times(torch.tensor([2.0, -1.0]), 1), r"p is \(T,\)"),
+        (lambda: weighted_times(torch.tensor([1.0, math.inf]), 1), r"p is \(T,\)"),
+        (lambda: with_decoder(fixed_small, LINEAR, []), r"\[\], lends its decoder no variance"),
+        (lambda: bound_term(None, LINEAR, X0S, torch.ones(3), torch.zeros(2), X0S), "of each example"),
+        (lambda: bound_term(None, LINEAR, X0S, torch.ones(2), torch.zeros(1), X0S), "of each example"),
+    ],
+)
+def test_losses_say_what_they_cannot_answer(function, message):
+    with pytest.raises(ValueError, match=message):
+        function()
+
+
+X0S = torch.ones(2, 3)
+
+
+def test_the_ends_of_what_losses_take():
+    close(importance(torch.ones(3, 2), 1), [1 / 3] * 3)
+    close(importance(torch.tensor([[1.0], [3.0]]), 0), [0.25, 0.75])
+    history = LossHistory(2, 1)
+    history.add(torch.tensor([1.0, 2.0]), torch.tensor([1.0, 3.0]))
+    assert history.count.tolist() == [1, 1]
+    assert weighted_times(torch.tensor([0.0, 2.0]), 2)[0].tolist() == [2, 2]
+    close(prior_term(LINEAR, X0S[:, 0]), prior_term(LINEAR, X0S[:, :1]))

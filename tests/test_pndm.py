@@ -246,6 +246,9 @@ def test_ddim_first_cures_the_top_of_the_cosine_schedule():
 def test_halfway_is_the_mean_of_the_times_or_of_the_ratios():
     assert halfway_in_time(LINEAR, 600, 401) == 500.5
     assert halfway_in_time(LINEAR, 1, 0) == 1
+    for t, s in ((float("nan"), 0), (1001, 500), (5, -1)):
+        with pytest.raises(ValueError, match="give a finite number from 0 to 1000"):
+            halfway_in_time(LINEAR, t, s)
     for schedule, t, s in ((LINEAR, 600, 200), (COSINE, 1000, 20), (VP(), 0.6, 0.1), (VE(), 0.9, 0.1)):
         ratio = [float(std / scale) for scale, std in map(schedule, (t, halfway_in_ratio(schedule, t, s), s))]
         assert abs(ratio[1] - (ratio[0] + ratio[2]) / 2) < 1e-9 * ratio[0]

@@ -416,3 +416,26 @@ def test_song2021_app_d1_even_times_run_from_the_start_to_the_last_noise_and_the
     for steps, end, start in ((1, 1e-3, 1), (5, 0.0, 1), (5, 0.5, 0.5), (5, 0.1, 1.5)):
         with pytest.raises(ValueError, match="choose at least 2, and 0 < end < start <= T"):
             even_times(VP(), steps, end, start)
+
+
+@pytest.mark.parametrize("betas", [linear_betas, scaled_linear_betas, cosine_betas])
+def test_betas_are_made_of_a_number_of_steps_and_of_shares(betas):
+    assert len(betas(1)) == 1
+    for arguments, message in (
+        ((0,), "T = 0"),
+        ((9, -0.1), "= -0.1"),
+        ((9, 0.1, 1.1), "= 1.1"),
+        ((9, 0.1, math.nan), "= nan"),
+    ):
+        with pytest.raises(ValueError, match=f"{message}: give a finite number"):
+            betas(*arguments)
+    for end in (0.0, 1.0):
+        assert bool(betas(9, end, end).isfinite().all())
+    with pytest.raises(ValueError, match=r"betas are \(T,\), one for each step; got \(3, 1\)"):
+        Discrete.from_betas(betas(3)[:, None])
+
+
+@pytest.mark.parametrize("times", [uniform_times, leading_times, quadratic_times])
+def test_whole_grids_are_of_a_chain_of_finite_length(times):
+    with pytest.raises(ValueError, match="5 steps on a chain of inf"):
+        times(math.inf, 5)

@@ -377,3 +377,45 @@ def test_an_even_start_on_data_of_one_point_reaches_it_too():
 def test_bad_settings_are_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+# --- what is refused: see test_fuzz.py
+
+P = torch.ones(2, 3)
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (lambda: score_fn_at(lambda x, t: x[:1], VP(), 0.5)(P), "a network answered"),
+        (lambda: explicit(torch.sin, torch.sin, P.long()), "convert it to floats"),
+        (lambda: explicit(torch.sin, lambda x: x[:1], P), "a network answered"),
+        (lambda: implicit(torch.sin, P.long()), "convert it to floats"),
+        (lambda: sliced(torch.sin, P, P[:1]), "v is"),
+        (lambda: sliced_vr(torch.sin, P, P[:1]), "v is"),
+        (lambda: rademacher(P.long()), "convert it to floats"),
+        (lambda: largest_distance(P[:0]), "B > 0"),
+        (lambda: largest_distance(P, 0), "chunk = 0"),
+        (lambda: level_overlap(0.9, 5), "ratio = 0.9"),
+        (lambda: level_overlap(1.5, 0), "dims = 0"),
+        (lambda: level_count(1.0, 1.0, 2.0), "a ratio above 1"),
+        (lambda: level_count(2.0, 0.0, 2.0), "a ratio above 1"),
+        (lambda: level_count(2.0, 1.0, 1.0), "a ratio above 1"),
+        (lambda: level_count(2.0, 1.0, math.inf), "a ratio above 1"),
+        (lambda: level_count(math.inf, 1.0, 2.0), "a ratio above 1"),
+        (lambda: variance_ratio(0.5, -0.1, 1), "ratio = -0.1"),
+        (lambda: variance_ratio(0.5, 1.0, -1), "steps = -1"),
+        (lambda: unconditional(lambda x: x[:1])(P, torch.ones(2)), "a network answered"),
+    ],
+)
+def test_scores_and_levels_say_what_they_cannot_answer(function, message):
+    with pytest.raises(ValueError, match=message):
+        function()
+
+
+def test_scores_of_single_numbers_and_the_ends_of_ranges():
+    for objective in (lambda x: explicit(torch.sin, torch.cos, x), lambda x: implicit(torch.sin, x)):
+        close(objective(P[:, 0]), objective(P[:, :1]))
+    assert largest_distance(torch.tensor([0.0, 3.0]), 1) == 3
+    assert level_overlap(1.0, 1) > 0.99 and level_count(4.0, 1.0, 2.0) == 3
+    close(variance_ratio(0.5, 2.0, 0), 4.0)

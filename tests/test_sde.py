@@ -622,3 +622,50 @@ def test_the_flow_and_the_bound_carry_no_gradients():
     assert not sde.flow(eps_fn, VP(), x, 1.0, 0.5, rtol=1e-3, atol=1e-3).x.requires_grad
     noise = noise_source(2, (1, 1, 4), seeded(0), x.dtype, x.device)
     assert not sde.variational_bound(eps_fn, VP(), x, noise, draws=2).requires_grad
+
+
+# --- what is refused: see test_fuzz.py
+
+Q = torch.ones(2, 3)
+
+
+def noise():
+    return Q
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        *((lambda f=f: f(VP(), Q, Q[:1], 0.5, 0.1), "eps is") for f in (sde.euler_maruyama, sde.reverse_diffusion)),
+        *((lambda f=f: f(VP(), Q, Q, 0.5, 0.6), "s = 0.6") for f in (sde.euler_maruyama, sde.flow_euler)),
+        (lambda: sde.flow_velocity(VP(), Q, Q[:1], 0.5), "eps is"),
+        (lambda: sde.snr_step(math.nan), "snr = nan"),
+        (lambda: sde.level_step(-0.1), "snr = -0.1"),
+        (lambda: sde.snr_step(0.1)(Q, Q[:1], 1.0), "z is"),
+        (lambda: sde.normal_prior(VP())(Q[:0]), "B > 0"),
+        (lambda: sde.exact_divergence(torch.sin, Q.long()), "convert it to floats"),
+        (lambda: sde.exact_divergence(lambda x: x[:1], Q), "a network answered"),
+        (lambda: sde.hutchinson(Q[:1])(torch.sin, Q), "probe is"),
+        (lambda: sde.hutchinson(Q)(lambda x: x[:1], Q), "a network answered"),
+        (lambda: sde.variational_bound(lambda x, t: x, VP(), Q.long(), noise), "convert it to floats"),
+        (lambda: sde.variational_bound(lambda x, t: x, VP(), Q, noise, 0), "draws = 0"),
+        (lambda: sde.inpaint(Q[:1], Q > 0, VP(), noise)(Q, 0.5), "known is"),
+        (lambda: sde.inpaint(Q, Q[:, :2] > 0, VP(), noise)(Q, 0.5), "mask is .* does not repeat"),
+        (lambda: sde.inpaint(Q, Q[None] > 0, VP(), noise)(Q, 0.5), "mask is .* does not repeat"),
+        (lambda: sde.colourise(Q, VP(), noise), r"grey images are \(B, 1, H, W\)"),
+        (lambda: sde.in_basis(lambda x, s: x, torch.eye(2))(Q, 0.5), r"a basis is \(C, C\)"),
+        (lambda: sde.flow(lambda x, t: x, VP(), Q, 1.0, 0.1, rtol=-1.0), "rtol = -1.0"),
+        (lambda: sde.flow(lambda x, t: x, VP(), Q, 1.0, 0.1, atol=-1.0), "atol = -1.0"),
+        (lambda: sde.flow(lambda x, t: x, VP(), Q / 0, 1.0, 0.1), "x holds NaN or infinity"),
+    ],
+)
+def test_the_sdes_say_what_they_cannot_answer(function, message):
+    with pytest.raises(ValueError, match=message):
+        function()
+
+
+def test_the_divergence_of_a_constant_is_0():
+    for divergence in (sde.exact_divergence, sde.hutchinson(Q)):
+        there, spread = divergence(torch.ones_like, 2 * Q)
+        close(there, Q)
+        close(spread, torch.zeros(2))

@@ -519,3 +519,22 @@ def test_ho2020_the_cifar10_recipe_trains_ddpms_own_network():
     with torch.no_grad():
         assert torch.equal(ours.eval()(x, t), published.eval()(x, t))
     assert str(ours) == str(published)  # dropout and groups, too
+
+
+@pytest.mark.parametrize("embed", [time_embedding, improved_time_embedding])
+def test_an_embedding_is_half_sines_half_cosines_of_a_time_each(embed):
+    assert embed(torch.ones(3), 4).shape == (3, 4)
+    for t, dim in ((torch.ones(3), 5), (torch.ones(3), 0), (torch.ones(3, 1), 4), (torch.tensor(1.0), 4)):
+        with pytest.raises(ValueError, match=r"times are \(B,\) and a width is even"):
+            embed(t, dim)
+    with pytest.raises(ValueError, match="longest = 0"):
+        embed(torch.ones(3), 4, 0)
+
+
+@pytest.mark.parametrize("name", ["channels", "blocks", "head_width", "patch", "groups", "classes", "heads"])
+def test_a_networks_numbers_are_positive(name):
+    least = 0 if name in ("classes", "heads") else 1
+    legal = {"channels": 1, "widths": [8], "head_width": 1, "groups": 1}
+    UNet(**legal | {name: least})
+    with pytest.raises(ValueError, match=f"{name} = {least - 1}: give a finite number from {least}"):
+        UNet(**legal | {name: least - 1})

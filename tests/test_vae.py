@@ -426,3 +426,11 @@ def test_log_normal_refuses_shapes_that_would_spread_x():
     """Images (N, 1, H, W) against means (N, H, W) would compare every image with every mean."""
     with pytest.raises(ValueError, match="give mean and logvar the shape of x"):
         log_normal(randn(3, 1, 2, 2), randn(3, 2, 2), 0.0)
+
+
+def test_the_parts_of_a_bound_have_one_shape():
+    x = torch.ones(2, 3)
+    with pytest.raises(ValueError, match="logvar is"):
+        kl_to_prior((x, x[:1]))
+    with pytest.raises(ValueError, match="logits is"):
+        log_bernoulli(x, x[:1])
