@@ -77,10 +77,13 @@ def noise_source(
     """A function that answers fresh standard normal noise (n, *shape) at each call.
 
     Every sample has a random stream of its own, drawn on the CPU, so sample k is the same in a batch of 1
-    or 1,000 and on every device. One number is taken from `generator` to seed them all. ValueError for no sample.
+    or 1,000 and on every device. One number is taken from `generator` to seed them all. ValueError for
+    no sample, and for numbers that are not floats.
     """
-    if n < 1 or min(shape, default=1) < 1 or not dtype.is_floating_point:
-        raise ValueError(f"noise for {n} samples of shape {tuple(shape)}, {dtype}: both at least 1, and floats")
+    if n < 1 or min(shape, default=1) < 1:
+        raise ValueError(f"noise for {n} samples of shape {tuple(shape)}: both must be at least 1")
+    if not dtype.is_floating_point:
+        raise ValueError(f"noise of {dtype}: ask for floats")
     root = int(torch.randint(2**62, (), generator=generator))
     # torch's CPU generator keeps 32 bits of a seed; an odd stride keeps all n of them different.
     streams = [torch.Generator().manual_seed(root + k * 0x9E3779B1) for k in range(n)]

@@ -327,14 +327,17 @@ def test_shares_and_quantiles_want_one_dimension():
     with pytest.raises(ValueError, match="this world has 2"):
         skewed_mixture().cdf(randn(3, 2), (1.0, 0.0))
     with pytest.raises(ValueError, match="this world has 2"):
-        skewed_mixture().quantile(randn(3, 1), (1.0, 0.0))
+        skewed_mixture().quantile(torch.full((3, 1), 0.5), (1.0, 0.0))
     for wrong in (randn(3), randn(3, 2)):
         with pytest.raises(ValueError, match="they came as"):
             LINE.cdf(wrong, (1.0, 0.0))
         with pytest.raises(ValueError, match="they came as"):
-            LINE.quantile(wrong, (1.0, 0.0))
+            LINE.quantile(torch.full_like(wrong, 0.5), (1.0, 0.0))
     with pytest.raises(ValueError, match="a list of points"):
         isotropic_mixture([0.5, 0.5], [-1.0, 1.0], 0.1)  # type: ignore[list-item]
+    for share in (0.0, 1.0, math.nan):
+        with pytest.raises(ValueError, match="a share lies between 0 and 1"):
+            LINE.quantile(torch.tensor([[share]]), (1.0, 0.0))
 
 
 def test_plain_numbers_are_taken_to_the_last_digit():
