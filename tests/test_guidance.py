@@ -447,6 +447,7 @@ def test_guidance_within_an_interval_of_noise():
     closed = within(guided, lambda x, t: x, VE(), *ends)
     for t, factor in ((0.19, 1), (0.2, 2), (0.6, 2), (0.61, 1)):
         close(closed(x, torch.full((3,), t, dtype=torch.float64)), factor * x)
+    close(limited(x, torch.tensor([1.0, 200.0, 200.0])), x)  # one of them is outside
     for low, high in ((5.0, 0.5), (1.0, 1.0), (-1.0, 1.0), (math.nan, 1.0), (0.0, math.nan)):
         with pytest.raises(ValueError, match="from low to high"):
             within(guided, guided, LINEAR, low, high)

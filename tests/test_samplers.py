@@ -413,10 +413,13 @@ def test_times_may_be_a_tensor_or_an_array_and_come_back_as_numbers():
             ancestral(EPS, LINEAR, start(2, 3), times)
 
 
-def test_no_samples_are_refused():
+def test_no_samples_are_refused_and_bare_numbers_are_not():
     for n, shape in ((0, (2,)), (3, (0, 2))):
         with pytest.raises(ValueError, match="both must be at least 1"):
             start_noise(n, shape)
+    with pytest.raises(ValueError, match="ask for floats"):
+        noise_source(3, (2,), dtype=torch.int64)
+    assert start_noise(3, ()).shape == (3,)
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 9, 27, 50, 1000])
