@@ -52,15 +52,15 @@ class Package(NamedTuple):
 # --- training
 
 
-def ours(width: int, batch: int, lr: float) -> recipes.Recipe:
-    """The recipe `mnist` without labels, at another width."""
+def ours(width: int, lr: float = 2e-3) -> recipes.Recipe:
+    """The recipe `mnist` without labels, at another width and learning rate."""
     net = recipes.SMALL | {"classes": 0, "widths": [width, 2 * width], "head_width": width}
-    return replace(recipes.RECIPES["mnist"], net=net, label_dropout=0.0, restart=0, batch=batch, lr=lr)
+    return replace(recipes.RECIPES["mnist"], net=net, label_dropout=0.0, restart=0, lr=lr)
 
 
-def our_network(width: int, batch: int, lr: float) -> nn.Module:
+def our_network(width: int, lr: float = 2e-3) -> nn.Module:
     """What it trains."""
-    return ours(width, batch, lr).network()
+    return ours(width, lr).network()
 
 
 def trial(form: Form, steps: int) -> list[float]:
@@ -230,15 +230,14 @@ def draw_small(net: nn.Module, n: int, calls: int) -> Tensor:
     return x0.clamp(-1, 1)
 
 
-DOCUMENTED: Form = {"width": 48, "batch": 64, "lr": 2e-3}
 DIFFUSERS = Peer(diffusers_network, learn_diffusers, 128, 28)
 DENOISING = Peer(denoising_network, learn_denoising, 32, 32)
 SMALL = Peer(small_network, learn_small, 64, 28)
 PACKAGES: dict[str, Package] = {
     "here": Package(
         our_network,
-        {"48": DOCUMENTED} | {str(width): {"width": width, "batch": 16, "lr": 4e-3} for width in (32, 24, 16)},
-        DOCUMENTED,
+        {str(width): {"width": width} for width in (48, 32, 24)} | {"16": {"width": 16, "lr": 4e-3}},
+        {"width": 48},
         28,
         lambda net, x, t: net(x, t),
         trial,
