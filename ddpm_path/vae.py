@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ddpm_path.exact import GaussianMixture
-from ddpm_path.gaussian import check_alike, check_fits, check_input, check_range
+from ddpm_path.gaussian import check_alike, check_fits, check_input, check_range, expand
 
 Posterior = tuple[Tensor, Tensor]
 """Mean and log-variance of the diagonal Gaussian q(z | x), both (B, J)."""
@@ -25,9 +25,12 @@ Bound = Callable[[LogLikelihood, Tensor, Posterior, Tensor], Tensor]
 
 
 def log_normal(x: Tensor, mean: Tensor | float, logvar: Tensor | float) -> Tensor:
-    """log N(x; mean, exp(logvar)) of each number in x, in nats; ValueError if mean or logvar would make them more."""
-    logvar = torch.as_tensor(logvar, dtype=x.dtype, device=x.device)
-    check_fits(x, mean=torch.as_tensor(mean), logvar=logvar)
+    """log N(x; mean, exp(logvar)) of each number in x, in nats.
+
+    ValueError if mean or logvar would make them more, or is one number that is not finite.
+    """
+    mean, logvar = (c.to(x) if isinstance(c, Tensor) else expand(c, x) for c in (mean, logvar))
+    check_fits(x, mean=mean, logvar=logvar)
     return -0.5 * (math.log(2 * math.pi) + logvar + (x - mean) ** 2 * torch.exp(-logvar))
 
 

@@ -463,3 +463,6 @@ def test_items_and_latents_of_another_size_are_refused():
         world.elbo(x.double(), (z.double(), z[:1].double()))
     with pytest.raises(ValueError, match="logvar is"):
         log_normal(z, 0.0, x)
+    for mean, logvar in ((math.nan, 0.0), (0.0, math.inf)):
+        with pytest.raises(ValueError, match="a coefficient is"):
+            log_normal(z, mean, logvar)
