@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from ddpm_path.gaussian import check_range
+from ddpm_path.gaussian import check_input, check_range
 from ddpm_path.unet import Attention, AttentiveBlock, Embed, ResBlock, halve, time_embedding
 
 
@@ -59,8 +59,11 @@ class NoisyClassifier(nn.Module):
         embedding: int | None = None,
     ) -> None:
         super().__init__()
-        check_range(1, channels=channels, classes=classes, size=size, blocks=blocks, widths=len(widths))
+        check_range(1, channels=channels, classes=classes, size=size, blocks=blocks, widths=min(widths, default=0))
         check_range(1, head_width=head_width, patch=patch, groups=groups)
+        check_range(0, 1, dropout=dropout)
+        for level in attention:
+            check_range(0, len(widths) - 1, attention=level)
         multiple = patch * 2 ** (len(widths) - 1)
         if size % multiple or any(w % groups for w in widths) or any(widths[i] % head_width for i in (*attention, -1)):
             raise ValueError(
@@ -69,6 +72,7 @@ class NoisyClassifier(nn.Module):
             )
         self.shape, self.patch = (channels, size, size), patch
         self.embed, self.embedding = embed, embedding or widths[0]
+        check_range(4, embedding=self.embedding)
         cond = 4 * self.embedding
         self.time = nn.Sequential(nn.Linear(self.embedding, cond), nn.SiLU(), nn.Linear(cond, cond))
 
@@ -93,11 +97,9 @@ class NoisyClassifier(nn.Module):
 
         ValueError for images of another shape, or times of another number.
         """
-        if x.shape[1:] != self.shape or t.shape != x.shape[:1]:
-            raise ValueError(
-                f"this classifier reads images (B, {', '.join(map(str, self.shape))}) and times (B,); got "
-                f"{tuple(x.shape)} and {tuple(t.shape)}"
-            )
+        check_input(x, self.stem.weight, *self.shape)
+        if t.shape != x.shape[:1]:
+            raise ValueError(f"times are (B,), one for each of {len(x)} images; got {tuple(t.shape)}")
         cond = F.silu(self.time(self.embed(t.to(x.device), self.embedding).to(x.dtype)))
         h = self.stem(F.pixel_unshuffle(x, self.patch))
         for block in (*self.down, *self.middle):

@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ddpm_path.gaussian import check_input, check_range
+
 
 class Layer(NamedTuple):
     """What a convolution, a pooling or a transposed convolution is to the arithmetic."""
@@ -23,6 +25,7 @@ class Layer(NamedTuple):
 
 def effective_kernel(kernel: int, dilation: int = 1) -> int:
     """How many inputs a dilated kernel spans, k + (k - 1)(d - 1) [sec. 5.1]."""
+    check_range(1, kernel=kernel, dilation=dilation)
     return dilation * (kernel - 1) + 1
 
 
@@ -44,6 +47,7 @@ def output_size(size: int, kernel: int, stride: int = 1, padding: int = 0, dilat
 
     Relations 1 to 5 and the one of pooling, 7, are its special cases. ValueError if the kernel does not fit.
     """
+    check_range(1, stride=stride)
     slack = size + 2 * padding - effective_kernel(kernel, dilation)
     if slack < 0:
         raise ValueError(
@@ -59,6 +63,7 @@ def output_padding(size: int, kernel: int, stride: int = 1, padding: int = 0, di
     `stride` input sizes share one output size. a tells them apart: it is torch's `output_padding` of the transposed
     convolution that leads back to this one.
     """
+    check_range(1, stride=stride)
     return (size + 2 * padding - effective_kernel(kernel, dilation)) % stride
 
 
@@ -106,6 +111,7 @@ def transposed_field(layer: Layer, field: Field = PIXELS) -> Field:
     Nearest-neighbour up-sampling by s is a layer with k = s. A unit reads every s-th weight only, so it may see less.
     """
     kernel, stride, padding, dilation = layer
+    check_range(1, stride=stride)
     jump = field.jump / stride
     reach = jump * (effective_kernel(kernel, dilation) - 1)
     return Field(field.size + reach, jump, field.start - reach / 2 + jump * padding)
@@ -116,6 +122,7 @@ def crop_offset(big: Field, small: Field) -> int:
 
     ValueError unless neighbours are equally far apart in both, and the offset is whole.
     """
+    check_range(1e-300, jump=big.jump)
     offset = (small.start - big.start) / big.jump
     if big.jump != small.jump or offset != int(offset):
         raise ValueError(f"units of {big} and {small} do not fall on each other: choose other kernels or paddings")
@@ -137,7 +144,7 @@ def matrix(weight: Tensor, size: tuple[int, int], stride: int = 1, padding: int 
 
     The image is (C, H, W), weight (C', C, k, k), size (H, W). Its transpose is the transposed convolution.
     """
-    rows, columns = (taps(n, k, stride, padding, dilation) for n, k in zip(size, weight.shape[2:], strict=True))
+    rows, columns = (taps(n, k, stride, padding, dilation) for n, k in _axes(weight, size))
     W = torch.einsum("abjl,yjp,xlq->ayxbpq", weight, rows.to(weight), columns.to(weight))
     return W.flatten(3).flatten(0, 2)
 
@@ -150,11 +157,8 @@ def transposed(
     So it is also the gradient that the convolution sends back to its input. u (B, C', H', W') has the shape of the
     convolution's output and weight (C', C, k, k) is the convolution's. ValueError for another shape.
     """
-    axes = list(zip(size, weight.shape[2:], strict=True))
-    expected = [len(weight), *(output_size(n, k, stride, padding, dilation) for n, k in axes)]
-    if list(u.shape[1:]) != expected:
-        raise ValueError(f"from {size} this convolution leads to (B, {', '.join(map(str, expected))}), not {u.shape}")
-    left = [output_padding(n, k, stride, padding, dilation) for n, k in axes]
+    _check_map(u, weight, size, stride, padding, dilation)
+    left = [output_padding(n, k, stride, padding, dilation) for n, k in _axes(weight, size)]
     return F.conv_transpose2d(u, weight, None, stride, padding, left, dilation=dilation)
 
 
@@ -165,14 +169,26 @@ def by_convolution(
 
     Around them stand k_eff - p - 1 zeros, and a more at the end. Costlier: most products are with zeros.
     """
+    _check_map(u, weight, size, stride, padding, dilation)
     B, C, H, W = u.shape
     between = u.new_zeros(B, C, (H - 1) * stride + 1, (W - 1) * stride + 1)
     between[..., ::stride, ::stride] = u
     frame = []
-    for n, k in reversed(list(zip(size, weight.shape[2:], strict=True))):  # F.pad wants the last axis first
+    for n, k in reversed(_axes(weight, size)):  # F.pad wants the last axis first
         border = effective_kernel(k, dilation) - padding - 1
         frame += [border, border + output_padding(n, k, stride, padding, dilation)]
     return F.conv2d(F.pad(between, frame), weight.flip(2, 3).transpose(0, 1), dilation=dilation)
+
+
+def _axes(weight: Tensor, size: tuple[int, int]) -> list[tuple[int, int]]:
+    """Input size and kernel along both axes; ValueError unless weight is (C', C, k, k), C' > 0."""
+    check_input(weight, weight, "C", "k", "k")
+    return list(zip(size, weight.shape[2:], strict=True))
+
+
+def _check_map(u: Tensor, weight: Tensor, size: tuple[int, int], stride: int, padding: int, dilation: int) -> None:
+    """ValueError unless u is what the convolution makes of images of this size, in the dtype of the weight."""
+    check_input(u, weight, len(weight), *(output_size(n, k, stride, padding, dilation) for n, k in _axes(weight, size)))
 
 
 def bilinear_layer(factor: int) -> Layer:
@@ -180,11 +196,13 @@ def bilinear_layer(factor: int) -> Layer:
 
     With `bilinear_kernel` it is bilinear interpolation, but that it reads zeros beyond the border.
     """
+    check_range(1, factor=factor)
     return Layer(2 * factor - factor % 2, factor, factor // 2)
 
 
 def bilinear_kernel(size: int) -> Tensor:
     """The weights of bilinear interpolation, a tent over (size, size) [Long 2014, code]. float64."""
+    check_range(1, size=size)
     factor = (size + 1) // 2
     centre = factor - 1 if size % 2 else factor - 0.5
     tent = 1 - (torch.arange(size, dtype=torch.float64) - centre).abs() / factor
@@ -193,6 +211,7 @@ def bilinear_kernel(size: int) -> Tensor:
 
 def bilinear_weight(channels: int, size: int) -> Tensor:
     """A transposed convolution's weight that interpolates each channel for itself, (C, C, size, size). float64."""
+    check_range(1, channels=channels)
     return torch.eye(channels, dtype=torch.float64)[:, :, None, None] * bilinear_kernel(size)
 
 
@@ -214,6 +233,8 @@ def checkerboard_energy(images: Tensor, period: int) -> Tensor:
     of the mean over all pixels of a phase. White noise has (period^2 - 1) / (H W - 1), a constant image 0.
     images (B, C, H, W); variances are summed over channels. ValueError for sizes that `period` does not divide.
     """
+    check_input(images, images, "C", "H", "W")
+    check_range(1, period=period)
     for n in images.shape[2:]:
         if n % period:
             below = n // period * period
@@ -229,5 +250,6 @@ def checkerboard_energy(images: Tensor, period: int) -> Tensor:
 
 def resize_convolution(channels: int, out_channels: int, kernel: int, factor: int) -> nn.Sequential:
     """Nearest-neighbour up-sampling, then a convolution that keeps the size: no overlap to be uneven [Odena 2016]."""
+    check_range(1, channels=channels, out_channels=out_channels, factor=factor)
     convolution = nn.Conv2d(channels, out_channels, kernel, padding=half_padding(kernel))
     return nn.Sequential(nn.Upsample(scale_factor=factor, mode="nearest"), convolution)

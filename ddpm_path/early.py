@@ -21,6 +21,8 @@ from ddpm_path.gaussian import (
     Coefficient,
     check_alike,
     check_answer,
+    check_fits,
+    check_input,
     check_range,
     expand,
     kl,
@@ -69,7 +71,7 @@ def gaussian_term(reverse: Reverse, schedule: Discrete, x0: Tensor, t: Tensor, e
     """
     now, then = schedule(t), schedule(t - 1)
     x = q_sample(x0, eps, now)
-    return kl(*posterior(x0, x, now, then), *reverse(x, t)).flatten(1).sum(1)
+    return kl(*posterior(x0, x, now, then), *reverse(x, t)).reshape(len(x), -1).sum(1)
 
 
 def gaussian_bound(
@@ -79,6 +81,7 @@ def gaussian_bound(
 
     A bound on log p(x_0), on average, if the data's mean square is 1: standardise them first.
     """
+    check_alike(x0)
     K = entropies(schedule, x0[0].numel()).to(x0).expand(len(x0))
     for t in range(2, schedule.T + 1):
         eps = torch.randn(x0.shape, generator=generator, dtype=x0.dtype).to(x0.device)
@@ -94,7 +97,10 @@ def entropies(schedule: Discrete, dims: int) -> Tensor:
 
 def gaussian_entropy(variance: Coefficient) -> Tensor:
     """The entropy of a normal number, in nats."""
-    return 0.5 * (2 * math.pi * math.e * torch.as_tensor(variance, dtype=torch.float64)).log()
+    variance = torch.as_tensor(variance, dtype=torch.float64)
+    if not bool(((variance > 0) & (variance < math.inf)).all()):
+        raise ValueError("variances must be positive, and finite, for an entropy")
+    return 0.5 * (2 * math.pi * math.e * variance).log()
 
 
 def entropy_of_step_back(step: Coefficient, before: Coefficient, now: Coefficient) -> tuple[Coefficient, Coefficient]:
@@ -139,6 +145,7 @@ def _walk_back(
 
 def eps_reverse(eps_fn: EpsFn, schedule: Discrete, variance: Tensor) -> Reverse:
     """A noise predictor as a step back: the mean is the posterior's, the variance of step t is variance[t] (T + 1,)."""
+    check_alike(schedule.std, variance=variance)
 
     def reverse(x: Tensor, t: Tensor) -> Moments:
         now = schedule(t)
@@ -154,6 +161,7 @@ def fit_variance(eps_fn: EpsFn, schedule: Discrete, x0: Tensor, generator: torch
 
     Where K has its maximum: the posterior's variance plus the mean squared error of the mean. Entry 0 is 0.
     """
+    check_alike(x0)
     fitted = torch.zeros(schedule.T + 1, dtype=torch.float64)
     reverse = eps_reverse(eps_fn, schedule, fitted)
     for t in range(1, schedule.T + 1):
@@ -172,11 +180,14 @@ class StepwiseRBF(nn.Module):
 
     def __init__(self, T: int, dims: int = 2, units: int = 16) -> None:
         super().__init__()
+        check_range(1, T=T, dims=dims, units=units)
         self.centres, self.log_width = nn.Parameter(torch.randn(units, dims)), nn.Parameter(torch.zeros(units))
         self.readout = nn.Parameter(torch.zeros(T, units, 2 * dims))
 
     def forward(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """The corrections to the mean and the variance of the step back."""
+        check_input(x, self.centres, self.centres.shape[1])
+        _check_steps(t, 1, len(self.readout), len(x))
         distance = (x[:, None] - self.centres).square().sum(-1)  # (B, units)
         active = (-0.5 * distance * (-2 * self.log_width).exp()).softmax(1)
         drift, spread = torch.einsum("bu,buo->bo", active, self.readout[t - 1]).chunk(2, dim=1)
@@ -193,6 +204,8 @@ def multiply_gaussian(centre: Tensor, variance: Tensor) -> Multiply:
     """
 
     def multiply(mean: Tensor, var: Tensor, then: AnyLevel) -> Moments:
+        check_alike(mean, var=var)
+        check_fits(mean, centre=centre, variance=variance)
         gain = torch.where(variance == 0, 1.0, var / (var + variance))
         return mean + gain * (centre - mean), var * (1 - gain)
 
@@ -217,7 +230,12 @@ def shift_by_gradient(score: Callable[[Tensor], Tensor]) -> Multiply:
 
     [Sohl-Dickstein 2015, sec. 2.5]; the variance stays. Right where r is much wider than the step, and only there.
     """
-    return lambda mean, var, then: (mean + var * score(mean), var)
+
+    def multiply(mean: Tensor, var: Tensor, then: AnyLevel) -> Moments:
+        check_alike(mean, var=var)
+        return mean + var * check_answer(score(mean), mean), var
+
+    return multiply
 
 
 # --- The binomial chain.
@@ -245,28 +263,24 @@ class Binomial:
         """The number of steps."""
         return len(self.betas) - 1
 
-    def _check(self, t: Tensor | int, first: int) -> None:
-        times = torch.as_tensor(t)
-        if times.is_floating_point() or not bool(((times >= first) & (times <= self.T)).all()):
-            raise ValueError(f"steps lead back from t to t - 1: t is whole, from {first} to {self.T}")
-
     def forward_rate(self, x: Tensor, t: Tensor | int) -> Tensor:
         """P(x_t = 1 | x_{t-1} = x), shaped like x; ValueError for times that are no step of the chain."""
-        self._check(t, 1)
+        _check_steps(t, 1, self.T)
         return self.rate + (x - self.rate) * expand(1 - self.betas[t], x)
 
     def marginal_rate(self, x0: Tensor, t: Tensor | int) -> Tensor:
         """P(x_t = 1 | x_0), shaped like x0; ValueError for times outside [0, T]."""
-        self._check(t, 0)
+        _check_steps(t, 0, self.T)
         return self.rate + (x0 - self.rate) * expand(self.keep[t], x0)
 
     def posterior_rate(self, x0: Tensor, x: Tensor, t: Tensor | int) -> Tensor:
         """P(x_{t-1} = 1 | x_t = x, x_0) by Bayes' rule, shaped like x: the odds before, times the step's.
 
-        ValueError for times below 1, which have nothing before them.
+        ValueError for times below 1, which have nothing before them, and unless x0 holds zeros and ones only.
         """
-        self._check(t, 1)
+        _check_steps(t, 1, self.T)
         check_alike(x, x0=x0)
+        _check_bits(x0)
         one, zero = 1 - (1 - self.rate) * self.betas[t], self.rate * self.betas[t]  # P(x_t = 1) from either bit
         on, off = (one / zero).log(), ((1 - one) / (1 - zero)).log()
         odds = torch.logit(self.marginal_rate(x0, t - 1)) + torch.where(x == 1, expand(on, x), expand(off, x))
@@ -290,7 +304,12 @@ def relative_bits(net: Logits, chain: Binomial) -> Logits:
     One that answers 0 steps back as the chain steps forward: right for pure noise. The paper's network answers the
     rate itself, which it must learn to keep near the bit.
     """
-    return lambda x, t: torch.logit(chain.forward_rate(x, t)) + net(x, t)
+
+    def logits(x: Tensor, t: Tensor) -> Tensor:
+        _check_bits(x)
+        return torch.logit(chain.forward_rate(x, t)) + check_answer(net(x, t), x)
+
+    return logits
 
 
 def binomial_term(
@@ -300,9 +319,11 @@ def binomial_term(
 
     ValueError unless x0 holds zeros and ones only.
     """
+    check_input(x0, x0, "D")
+    _check_steps(t, 2, chain.T, t.numel())
     data = x0.expand(len(t), *x0.shape)  # (S, k, D)
     x = chain.sample(data, t, generator)
-    true, z = chain.posterior_rate(data, x, t), logits(x, t)
+    true, z = chain.posterior_rate(data, x, t), check_answer(logits(x, t), x)
     cross = true * F.logsigmoid(z) + (1 - true) * F.logsigmoid(-z)
     loss: Tensor = -(binary_entropy(true) + cross).sum(-1)
     return loss
@@ -316,6 +337,9 @@ def binomial_bound(
 
     A bound on log p(x_0), on average, if the data's mean is the chain's rate, or that rate is 1/2.
     """
+    check_input(x0, x0, "D")
+    _check_bits(x0)
+    check_range(1, chunk=chunk)
     last, first = (binary_entropy(chain.marginal_rate(x0, t)).sum(-1) for t in (chain.T, 1))
     _, D = x0.shape
     K = last - first - D * binary_entropy(torch.tensor(chain.rate).to(x0))
@@ -326,6 +350,8 @@ def binomial_bound(
 
 def binary_entropy(rate: Tensor) -> Tensor:
     """The entropy of bits that are 1 at this rate, in nats."""
+    if not bool(((rate >= 0) & (rate <= 1)).all()):
+        raise ValueError("the rate of ones among bits lies in [0, 1]")
     entropy: Tensor = torch.special.entr(rate) + torch.special.entr(1 - rate)
     return entropy
 
@@ -336,16 +362,20 @@ def best_logits(chain: Binomial, data: Tensor) -> Logits:
     P(x_{t-1} = 1 | x_t), exactly, by weighing all data. As for any network the bits of one step are independent given
     x_t: with few steps even this optimum falls short of log p(x_0).
     """
+    check_input(data, data, "D")
     _check_bits(data)
     items = data.double()
 
     def logits(x: Tensor, t: Tensor) -> Tensor:
-        x = x.double()
+        check_input(x, x, "k", items.shape[1])
+        _check_bits(x)
+        _check_steps(t, 1, chain.T, len(x))
+        bits, x = x, x.double()
         rate = chain.marginal_rate(items.expand(len(t), *items.shape), t)  # (S, N, D)
         fit = x @ torch.logit(rate).mT + (1 - rate).log().sum(-1)[:, None]  # (S, k, N), log q(x_t | x_0)
         guess = fit.softmax(-1) @ items  # (S, k, D), E[x_0 | x_t]
         if_one, if_zero = (chain.posterior_rate(torch.full_like(x, bit), x, t) for bit in (1.0, 0.0))
-        return torch.logit(guess * if_one + (1 - guess) * if_zero)
+        return torch.logit(guess * if_one + (1 - guess) * if_zero).to(bits)
 
     return logits
 
@@ -361,6 +391,8 @@ class StepwiseMLP(nn.Module):
 
     def __init__(self, T: int, dims: int, knots: int = 21, hidden: int = 50, layers: int = 3) -> None:
         super().__init__()
+        check_range(1, T=T, dims=dims, hidden=hidden, layers=layers)
+        check_range(2, knots=knots)
         widths = [dims] + layers * [hidden]
         linears = [nn.Linear(a, b) for a, b in itertools.pairwise(widths)]
         for linear in linears:
@@ -371,6 +403,7 @@ class StepwiseMLP(nn.Module):
 
     def readout(self, t: Tensor) -> Tensor:
         """The weights and the bias of times t (S,), (S, hidden + 1, D)."""
+        _check_steps(t, 1, len(self.position), t.numel())
         at = self.position[t - 1]
         below = at.long().clamp(max=len(self.readouts) - 2)
         return torch.lerp(self.readouts[below], self.readouts[below + 1], (at - below)[:, None, None])
@@ -384,6 +417,8 @@ class StepwiseMLP(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         """x (S, k, D) and t (S,) to the correction of each bit's log odds."""
+        check_input(x, self.readouts, "k", self.readouts.shape[2])
+        _check_steps(t, 1, len(self.position), len(x))
         readout = self.readout(t)
         return torch.baddbmm(readout[:, -1:], self.trunk(x), readout[:, :-1])
 
@@ -396,6 +431,7 @@ def walk_back_bits(
     The last step is the bound's: the first step forward reversed, which under pure noise is that step itself.
     ValueError unless x holds zeros and ones only.
     """
+    check_input(x, x, "D")
     _check_bits(x)
     return _walk_back_bits(logits, chain, x, generator)
 
@@ -405,9 +441,18 @@ def _walk_back_bits(
     logits: Logits, chain: Binomial, x: Tensor, generator: torch.Generator | None
 ) -> Iterator[tuple[int, Tensor]]:
     for t in range(chain.T, 1, -1):
-        x = _flip(logits(x[None], torch.tensor([t]))[0].sigmoid(), generator)
+        x = _flip(check_answer(logits(x[None], torch.tensor([t])), x[None])[0].sigmoid(), generator)
         yield t - 1, x
     yield 0, _flip(chain.forward_rate(x, 1), generator)
+
+
+def _check_steps(t: Tensor | int, first: int, T: int, count: int | None = None) -> None:
+    """ValueError unless t is whole, from `first` to T, and `count` of them, if that is not None."""
+    times = torch.as_tensor(t)
+    if times.is_floating_point() or not bool(((times >= first) & (times <= T)).all()):
+        raise ValueError(f"steps lead back from t to t - 1: t is whole, from {first} to {T}")
+    if count is not None and times.shape != (count,):
+        raise ValueError(f"times are one for each item, ({count},); got {tuple(times.shape)}")
 
 
 def _check_bits(x: Tensor) -> None:

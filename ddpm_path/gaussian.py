@@ -60,6 +60,17 @@ def check_range(low: float, high: float = math.inf, /, **numbers: float) -> None
             raise ValueError(f"{name} = {number}: give a finite number from {low:g} to {high:g}")
 
 
+def check_input(x: Tensor, weight: Tensor, /, *shape: int | str) -> None:
+    """ValueError unless x is a batch (B, ...), B > 0, of this shape, names for any sizes, and of weight's dtype."""
+    fits = x.ndim == 1 + len(shape) and all(
+        n == m or isinstance(n, str) for n, m in zip(shape, x.shape[1:], strict=True)
+    )
+    if not fits or len(x) == 0:
+        raise ValueError(f"x is to be (B, {', '.join(map(str, shape))}), B > 0; got {tuple(x.shape)}")
+    if x.dtype != weight.dtype and not torch.is_autocast_enabled(x.device.type):
+        raise ValueError(f"x is {x.dtype}, the network {weight.dtype}: convert one of them")
+
+
 def check_noisy(std: Coefficient) -> None:
     """ValueError for std = 0, at which eps and the score do not exist."""
     if bool((torch.as_tensor(std) == 0).any()):

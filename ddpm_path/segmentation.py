@@ -22,6 +22,7 @@ from ddpm_path.convolution import (
     receptive_field,
     transposed_field,
 )
+from ddpm_path.gaussian import check_alike, check_input, check_range
 
 Convolution = TypeVar("Convolution", nn.Conv2d, nn.ConvTranspose2d)
 
@@ -31,6 +32,7 @@ def convolution_of(linear: nn.Linear, window: int) -> nn.Conv2d:
 
     The layer reads a flattened (C, window, window). ValueError if its inputs are no such map.
     """
+    check_range(1, window=window)
     channels = linear.in_features // window**2
     if channels * window**2 != linear.in_features:
         raise ValueError(
@@ -74,6 +76,10 @@ class FCN(nn.Module):
                 f"stride {stride} and {len(convs)} stages of convolutions for {len(widths)} widths: give a number of "
                 f"convolutions for each width, and a stride among {', '.join(map(str, legal))}"
             )
+        check_range(
+            1, channels=channels, classes=classes, widths=min(widths), convs=min(convs), head=head, window=window
+        )
+        check_range(0, 1, dropout=dropout)
         self.channels, self.window, self.padding = channels, window, padding
         self.stages, c = nn.ModuleList(), channels
         for width, count in zip(widths, convs, strict=True):
@@ -135,6 +141,7 @@ class FCN(nn.Module):
 
     def classify(self, x: Tensor) -> Tensor:
         """Scores (B, classes, H', W') of the windows, before any up-sampling: of one window, what a classifier says."""
+        check_input(x, next(self.parameters()), self.channels, "H", "W")
         scores: Tensor = self.head(self._maps(x)[-1])
         return scores
 
@@ -142,9 +149,7 @@ class FCN(nn.Module):
         return list(itertools.accumulate(self.stages, lambda h, stage: stage(h), initial=x))[1:]
 
     def _check(self, x: Tensor) -> None:
-        if x.ndim != 4 or x.shape[1] != self.channels or len(x) == 0:
-            raise ValueError(f"images are (B, {self.channels}, H, W) for this network, B > 0; got {tuple(x.shape)}")
-
+        check_input(x, next(self.parameters()), self.channels, "H", "W")
         for size in x.shape[2:]:
             if not self._fits(size):
                 below = [n for n in range(size - 1, 0, -1) if self._fits(n)][:1]
@@ -183,6 +188,9 @@ class UNet2015(nn.Module):
         self, channels: int = 1, classes: int = 2, width: int = 64, depth: int = 4, dropout: float = 0.5
     ) -> None:
         super().__init__()
+        check_range(1, channels=channels, classes=classes, width=width)
+        check_range(0, depth=depth)
+        check_range(0, 1, dropout=dropout)
 
         def pair(c_in: int, c_out: int) -> nn.Sequential:
             first, second = nn.Conv2d(c_in, c_out, 3), nn.Conv2d(c_out, c_out, 3)
@@ -203,8 +211,7 @@ class UNet2015(nn.Module):
 
         ValueError for sizes whose poolings would not come out even.
         """
-        if x.ndim != 4 or x.shape[1] != self.channels or len(x) == 0:
-            raise ValueError(f"images are (B, {self.channels}, H, W) for this network, B > 0; got {tuple(x.shape)}")
+        check_input(x, self.score.weight, self.channels, "H", "W")
         for size in x.shape[2:]:
             valid_output(size, self.depth)
         skips = []
@@ -226,6 +233,7 @@ def valid_output(size: int, depth: int = 4) -> int:
 
     ValueError unless every pooling halves an even size and something is left: at depth 4 sizes are 188, 204, 220, ...
     """
+    check_range(0, depth=depth)
     step = 1 << depth
     border = 12 * step - 8
     if size > border and (size - border - 4) % step == 0:
@@ -264,8 +272,13 @@ def border_weights(instances: Tensor, balance: Tensor | float = 1.0, w0: float =
     """
     from scipy.ndimage import distance_transform_edt  # slow to import, and needed for training only
 
+    check_range(0, w0=w0)
+    check_range(1e-300, sigma=sigma)
     cells = sorted(set(instances.flatten().tolist()) - {0})
-    weights = torch.zeros(instances.shape, dtype=torch.float64) + balance
+    weights = torch.zeros(instances.shape, dtype=torch.float64)
+    if isinstance(balance, Tensor) and balance.ndim:
+        check_alike(weights, balance=balance)
+    weights = weights + balance
     if len(cells) >= 2:
         away = torch.stack([torch.from_numpy(distance_transform_edt((instances != k).numpy())) for k in cells])
         weights = weights + w0 * torch.exp(-away.topk(2, dim=0, largest=False).values.sum(0).square() / (2 * sigma**2))
@@ -278,6 +291,8 @@ def pixel_loss(scores: Tensor, target: Tensor, weights: Tensor) -> Tensor:
     scores (B, classes, H, W), target (B, H, W) whole numbers, weights (B, H, W). The papers sum; the mean keeps the
     learning rate's meaning over image sizes.
     """
+    check_alike(scores[:, 0], weights=weights, target=target.to(weights))
+    check_range(0, scores.shape[1] - 1, smallest=float(target.min()), largest=float(target.max()))
     return (F.cross_entropy(scores, target, reduction="none") * weights).mean()
 
 
@@ -291,12 +306,14 @@ def crop(x: Tensor, offset: int, size: Sequence[int]) -> Tensor:
 
 def centre(x: Tensor, size: Sequence[int]) -> Tensor:
     """The middle `size` (H, W) of x (B, C, ., .), equally far from both sides."""
+    check_input(x, x, "C", "H", "W")
     top, left = ((n - m) // 2 for n, m in zip(x.shape[2:], size, strict=True))
     return x[..., top : top + size[0], left : left + size[1]]
 
 
 def he(module: Convolution, inputs: int) -> Convolution:
     """The same layer, drawn from N(0, 2 / inputs), bias 0; `inputs` is what one output adds up [He 2015, eq. 10]."""
+    check_range(1, inputs=inputs)
     nn.init.normal_(module.weight, std=math.sqrt(2 / inputs))
     if module.bias is not None:
         nn.init.zeros_(module.bias)

@@ -13,7 +13,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ddpm_path.gaussian import check_range
+from ddpm_path.gaussian import check_input, check_range
 
 Edit = Callable[[Tensor, Tensor, Tensor], Tensor]
 """A hook on attention: (queries, keys, values), each (B, heads, L, width), to the mixed values."""
@@ -208,10 +208,12 @@ class UNet(nn.Module):
         super().__init__()
         check_range(1, channels=channels, blocks=blocks, head_width=head_width, patch=patch, groups=groups)
         check_range(0, classes=classes, heads=heads)
-        if not widths or not set(attention) <= set(range(len(widths))):
+        check_range(1, out_channels=out_channels or channels)
+        check_range(0, 1, dropout=dropout)
+        if not widths or min(widths) < 1 or not set(attention) <= set(range(len(widths))):
             raise ValueError(
-                f"widths {list(widths)} and attention {list(attention)}: give one width or more, and attention as "
-                "indices of widths"
+                f"widths {list(widths)} and attention {list(attention)}: give one width or more, none below 1, "
+                "and attention as indices of widths"
             )
         self.embedding, self.embed = embedding or widths[0], embed
         if self.embedding % 2 or self.embedding < 4:
@@ -325,10 +327,7 @@ class UNet(nn.Module):
         return out
 
     def _check(self, x: Tensor) -> None:
-        if x.ndim != 4 or x.shape[1] != self.channels or len(x) == 0:
-            raise ValueError(f"images are (B, {self.channels}, H, W) for this network, B > 0; got {tuple(x.shape)}")
-        if x.dtype != self.stem.weight.dtype and not torch.is_autocast_enabled(x.device.type):
-            raise ValueError(f"x is {x.dtype}, the network {self.stem.weight.dtype}: convert one of them")
+        check_input(x, self.stem.weight, self.channels, "H", "W")
         for size in x.shape[2:]:
             if size % self.multiple:
                 below = size // self.multiple * self.multiple

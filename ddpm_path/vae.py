@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ddpm_path.exact import GaussianMixture
-from ddpm_path.gaussian import check_alike
+from ddpm_path.gaussian import check_alike, check_fits, check_input, check_range, expand
 
 Posterior = tuple[Tensor, Tensor]
 """Mean and log-variance of the diagonal Gaussian q(z | x), both (B, J)."""
@@ -25,12 +25,13 @@ Bound = Callable[[LogLikelihood, Tensor, Posterior, Tensor], Tensor]
 
 
 def log_normal(x: Tensor, mean: Tensor | float, logvar: Tensor | float) -> Tensor:
-    """log N(x; mean, exp(logvar)) of each number in x, in nats; ValueError if mean or logvar would make them more."""
-    logvar = torch.as_tensor(logvar, dtype=x.dtype, device=x.device)
-    log_p = -0.5 * (math.log(2 * math.pi) + logvar + (x - mean) ** 2 * torch.exp(-logvar))
-    if log_p.shape != x.shape:
-        raise ValueError(f"x {tuple(x.shape)} became {tuple(log_p.shape)}: give mean and logvar the shape of x")
-    return log_p
+    """log N(x; mean, exp(logvar)) of each number in x, in nats.
+
+    ValueError if mean or logvar would make them more, or is one number that is not finite.
+    """
+    mean, logvar = (c.to(x) if isinstance(c, Tensor) else expand(c, x) for c in (mean, logvar))
+    check_fits(x, mean=mean, logvar=logvar)
+    return -0.5 * (math.log(2 * math.pi) + logvar + (x - mean) ** 2 * torch.exp(-logvar))
 
 
 def log_bernoulli(x: Tensor, logits: Tensor) -> Tensor:
@@ -107,26 +108,36 @@ class BernoulliVAE(nn.Module):
 
     def __init__(self, dims: int, latents: int, hidden: int = 256) -> None:
         super().__init__()
+        check_range(1, dims=dims, latents=latents, hidden=hidden)
+        self.dims, self.latents = dims, latents
         self.encoder = nn.Sequential(nn.Linear(dims, hidden), nn.Tanh(), nn.Linear(hidden, 2 * latents))
         self.decoder = nn.Sequential(nn.Linear(latents, hidden), nn.Tanh(), nn.Linear(hidden, dims))
 
     def posterior(self, x: Tensor) -> Posterior:
         """q(z | x) of x (B, ...)."""
-        mean, logvar = self.encoder(x.flatten(1)).chunk(2, dim=1)
+        flat = x[:, None].flatten(1)
+        check_input(flat, next(self.parameters()), self.dims)
+        mean, logvar = self.encoder(flat).chunk(2, dim=1)
         return mean, logvar
 
     def log_likelihood(self, x: Tensor, z: Tensor) -> Tensor:
         """log p(x | z), (N,), in nats."""
-        return log_bernoulli(x.flatten(1), self.decoder(z)).sum(1)
+        return log_bernoulli(x[:, None].flatten(1), self._logits(z)).sum(1)
 
     def decode(self, z: Tensor) -> Tensor:
         """The probability that each number is 1, (N, dims)."""
-        return torch.sigmoid(self.decoder(z))
+        return torch.sigmoid(self._logits(z))
+
+    def _logits(self, z: Tensor) -> Tensor:
+        check_input(z, next(self.parameters()), self.latents)
+        logits: Tensor = self.decoder(z)
+        return logits
 
     def inputs(
         self, x: Tensor, samples: int = 1, generator: torch.Generator | None = None
     ) -> tuple[LogLikelihood, Tensor, Posterior, Tensor]:
         """What a `Bound` takes, with fresh noise on the CPU: sgvb_b(*vae.inputs(x))."""
+        check_range(1, samples=samples)
         posterior = self.posterior(x)
         eps = torch.randn(samples, *posterior[0].shape, generator=generator).to(x)
         return self.log_likelihood, x, posterior, eps
@@ -151,6 +162,7 @@ class LinearGaussian:
 
     def log_likelihood(self, x: Tensor, z: Tensor) -> Tensor:
         """log p(x | z), (N,), in nats."""
+        check_input(z, self.weight, self.weight.shape[1])
         return log_normal(x, z @ self.weight.T + self.bias, 2 * math.log(self.std)).sum(1)
 
     def log_evidence(self, x: Tensor) -> Tensor:
@@ -161,6 +173,7 @@ class LinearGaussian:
 
     def posterior_mean(self, x: Tensor) -> Tensor:
         """E[z | x], (B, J)."""
+        check_input(x, self.weight, len(self.weight))
         mean: Tensor = torch.linalg.solve(self.precision, (x - self.bias) @ self.weight / self.std**2, left=False)
         return mean
 
@@ -175,8 +188,9 @@ class LinearGaussian:
     def elbo(self, x: Tensor, posterior: Posterior) -> Tensor:
         """The evidence lower bound of any diagonal q, without sampling, (B,), in nats."""
         mean, logvar = posterior
+        kl = kl_to_prior(posterior).sum(1)
         blur = (self.weight**2).sum(0) / (2 * self.std**2)  # (J,)
-        return self.log_likelihood(x, mean) - logvar.exp() @ blur - kl_to_prior(posterior).sum(1)
+        return self.log_likelihood(x, mean) - (logvar.exp() * blur).sum(1) - kl
 
 
 def _each_log_likelihood(log_likelihood: LogLikelihood, x: Tensor, z: Tensor) -> Tensor:

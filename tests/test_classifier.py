@@ -130,7 +130,7 @@ def test_every_pixel_and_every_parameter_has_a_say():
 def test_images_and_times_that_do_not_fit_are_refused():
     net = fresh()
     for x, t in ((images(size=12), TIMES), (images(channels=3), TIMES), (images(), TIMES[:1]), (images()[0], TIMES)):
-        with pytest.raises(ValueError, match=r"reads images \(B, 1, 16, 16\) and times \(B,\); got"):
+        with pytest.raises(ValueError, match=r"x is to be \(B, 1, 16, 16\)|times are \(B,\)"):
             net(x, t)
 
 
@@ -155,3 +155,20 @@ def test_a_classifiers_numbers_are_positive(name):
     NoisyClassifier(**legal)
     with pytest.raises(ValueError, match=f"{name} = 0: give a finite number from 1"):
         NoisyClassifier(**legal | {name: [] if name == "widths" else 0})
+
+
+def test_levels_dropout_and_embedding_are_in_range():
+    legal = {"channels": 1, "classes": 1, "size": 2, "widths": [4, 4], "head_width": 1, "groups": 1}
+    NoisyClassifier(**legal, attention=(0, 1), dropout=0, embedding=4), NoisyClassifier(**legal, dropout=1)
+    for changes, words in (
+        ({"attention": (0, 2)}, "attention = 2"),
+        ({"attention": (-1,)}, "attention = -1"),
+        ({"widths": [0, 4]}, "widths = 0"),
+        ({"dropout": -0.1}, "dropout = -0.1"),
+        ({"dropout": 1.1}, "dropout = 1.1"),
+        ({"embedding": 3}, "embedding = 3"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            NoisyClassifier(**legal | changes)
+    with pytest.raises(ValueError, match=r"x is torch\.float64"):
+        NoisyClassifier(**legal)(torch.zeros(1, 1, 2, 2).double(), torch.ones(1))

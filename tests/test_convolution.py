@@ -173,7 +173,7 @@ def test_kernels_need_not_be_square():
 
 
 def test_wrong_sizes_are_met_with_the_right_ones():
-    with pytest.raises(ValueError, match=r"leads to \(B, 3, 4, 4\), not"):
+    with pytest.raises(ValueError, match=r"x is to be \(B, 3, 4, 4\)"):
         cv.transposed(torch.zeros(1, 3, 5, 4), torch.zeros(3, 2, 3, 3), (9, 9), 2)
     with pytest.raises(ValueError, match="only odd spans"):
         cv.half_padding(4)
@@ -336,3 +336,42 @@ def test_resize_convolution_is_a_transposed_convolution_whose_phases_agree():
         close(other, sums[0], atol=1e-13)
     flat = net(torch.ones(1, 2, 8, 8, dtype=torch.float64)).detach()[..., 2:-2, 2:-2]
     assert flat.var((2, 3)).max() < 1e-28
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: cv.effective_kernel(0), "kernel = 0"),
+        (lambda: cv.effective_kernel(3, 0), "dilation = 0"),
+        (lambda: cv.output_size(9, 3, 0), "stride = 0"),
+        (lambda: cv.output_padding(9, 3, 0), "stride = 0"),
+        (lambda: cv.transposed_field(Layer(3, 0)), "stride = 0"),
+        (lambda: cv.crop_offset(Field(1, 0, 0), Field(1, 0, 0)), "jump = 0"),
+        (lambda: cv.matrix(torch.ones(2, 2, 3), (6, 7)), "x is to be"),
+        (lambda: cv.transposed(torch.ones(1, 2, 4, 4), torch.ones(2, 2, 3, 3).double(), (6, 6)), "convert one"),
+        (
+            lambda: cv.by_convolution(torch.ones(1, 2, 4, 5), torch.ones(2, 2, 3, 3), (6, 6)),
+            r"x is to be \(B, 2, 4, 4\)",
+        ),
+        (lambda: cv.bilinear_layer(0), "factor = 0"),
+        (lambda: cv.bilinear_kernel(0), "size = 0"),
+        (lambda: cv.bilinear_weight(0, 4), "channels = 0"),
+        (lambda: cv.checkerboard_energy(torch.ones(0, 1, 4, 4), 2), "B > 0"),
+        (lambda: cv.checkerboard_energy(torch.ones(1, 4, 4), 2), "x is to be"),
+        (lambda: cv.checkerboard_energy(torch.ones(1, 1, 4, 4), 0), "period = 0"),
+        (lambda: cv.resize_convolution(0, 1, 3, 2), "channels = 0"),
+        (lambda: cv.resize_convolution(1, 0, 3, 2), "out_channels = 0"),
+        (lambda: cv.resize_convolution(1, 1, 3, 0), "factor = 0"),
+    ],
+)
+def test_sizes_below_1_and_maps_of_another_shape_are_refused(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+def test_the_smallest_sizes_are_legal():
+    assert (cv.effective_kernel(1, 1), cv.output_size(1, 1), cv.output_padding(1, 1)) == (1, 1, 0)
+    assert cv.bilinear_layer(1) == Layer(1, 1, 0) and cv.transposed_field(Layer(1)) == PIXELS
+    assert cv.bilinear_weight(1, 1).tolist() == [[[[1.0]]]]
+    assert cv.checkerboard_energy(torch.ones(1, 1, 2, 2), 1).tolist() == [0.0]
+    assert cv.resize_convolution(1, 1, 1, 1)(torch.zeros(1, 1, 2, 2)).shape == (1, 1, 2, 2)

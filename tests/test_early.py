@@ -561,3 +561,72 @@ def test_corrections_and_estimates_have_the_shape_of_x():
             early.relative_to_forward(lambda x, t, answer=answer: answer, chain)(x, t)
     with pytest.raises(ValueError, match="a network answered"):
         early.eps_reverse(lambda x, t: x[:1], chain, torch.ones(chain.T + 1))(x, t)
+
+
+BITS = torch.tensor([[0.0, 1.0, 1.0], [1.0, 0.0, 0.0]])
+STEPS = torch.tensor([2, 3])
+CORRECT = torch.zeros(2, 2, 3)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: early.gaussian_bound(None, SHORT, torch.ones(0, 2)), "B > 0"),
+        (lambda: early.fit_variance(None, SHORT, torch.ones(2, 2).long()), "x holds"),
+        (lambda: early.gaussian_entropy(0.0), "positive"),
+        (lambda: early.gaussian_entropy(torch.tensor([1.0, math.inf])), "finite"),
+        (lambda: early.eps_reverse(None, SHORT, torch.ones(SHORT.T)), "variance is"),
+        (lambda: early.StepwiseRBF(0), "T = 0"),
+        (lambda: early.StepwiseRBF(1, 0), "dims = 0"),
+        (lambda: early.StepwiseRBF(1, 1, 0), "units = 0"),
+        (lambda: early.StepwiseRBF(3, 3)(BITS[:, :2], STEPS), r"x is to be \(B, 3\)"),
+        (lambda: early.StepwiseRBF(3, 3)(BITS, STEPS - 2), "t is whole, from 1 to 3"),
+        (lambda: early.StepwiseRBF(3, 3)(BITS, STEPS + 1), "t is whole, from 1 to 3"),
+        (lambda: early.StepwiseRBF(3, 3)(BITS, STEPS[:1]), "one for each item"),
+        (lambda: early.StepwiseMLP(0, 1), "T = 0"),
+        (lambda: early.StepwiseMLP(1, 0), "dims = 0"),
+        (lambda: early.StepwiseMLP(1, 1, 1), "knots = 1"),
+        (lambda: early.StepwiseMLP(1, 1, 2, 0), "hidden = 0"),
+        (lambda: early.StepwiseMLP(1, 1, 2, 1, 0), "layers = 0"),
+        (lambda: early.StepwiseMLP(3, 3).readout(STEPS + 1), "t is whole, from 1 to 3"),
+        (lambda: early.StepwiseMLP(3, 3).readout(STEPS[:, None]), "one for each item"),
+        (lambda: early.StepwiseMLP(3, 2)(CORRECT, STEPS), r"x is to be \(B, k, 2\)"),
+        (lambda: early.StepwiseMLP(3, 3)(CORRECT, STEPS[:1]), "one for each item"),
+        (lambda: early.StepwiseMLP(3, 3)(CORRECT, STEPS - 2), "t is whole, from 1 to 3"),
+        (lambda: early.multiply_gaussian(BITS, BITS)(BITS, BITS[:1], (1, 0)), "var is"),
+        (lambda: early.multiply_gaussian(BITS, BITS.T)(BITS, BITS, (1, 0)), "variance is"),
+        (lambda: early.multiply_gaussian(BITS.T, BITS)(BITS, BITS, (1, 0)), "centre is"),
+        (lambda: early.shift_by_gradient(torch.sin)(BITS, BITS[:1], (1, 0)), "var is"),
+        (lambda: early.shift_by_gradient(lambda x: x[:1])(BITS, BITS, (1, 0)), "network answered"),
+        (lambda: SMALL.posterior_rate(BITS + 1, BITS, 1), "made of bits"),
+        (lambda: early.relative_bits(lambda x, t: x, SMALL)(BITS + 1, STEPS), "made of bits"),
+        (lambda: early.relative_bits(lambda x, t: x[:1], SMALL)(BITS, STEPS), "network answered"),
+        (lambda: early.binomial_term(lambda x, t: x, SMALL, BITS[0], STEPS), r"x is to be \(B, D\)"),
+        (lambda: early.binomial_term(lambda x, t: x, SMALL, BITS, STEPS - 1), "from 2 to"),
+        (lambda: early.binomial_term(lambda x, t: x, SMALL, BITS, STEPS[0]), "one for each item"),
+        (lambda: early.binomial_term(lambda x, t: x[:1], SMALL, BITS, STEPS), "network answered"),
+        (lambda: early.binomial_bound(lambda x, t: x, SMALL, BITS[0]), r"x is to be \(B, D\)"),
+        (lambda: early.binomial_bound(lambda x, t: x, SMALL, BITS + 1), "made of bits"),
+        (lambda: early.binomial_bound(lambda x, t: x, SMALL, BITS, chunk=0), "chunk = 0"),
+        (lambda: early.binary_entropy(torch.tensor([0.5, -0.1])), r"lies in \[0, 1\]"),
+        (lambda: early.binary_entropy(torch.tensor([0.5, 1.1])), r"lies in \[0, 1\]"),
+        (lambda: early.best_logits(SMALL, BITS[0]), r"x is to be \(B, D\)"),
+        (lambda: early.best_logits(SMALL, BITS)(CORRECT[..., :2], STEPS), r"x is to be \(B, k, 3\)"),
+        (lambda: early.best_logits(SMALL, BITS)(CORRECT + 2, STEPS), "made of bits"),
+        (lambda: early.best_logits(SMALL, BITS)(CORRECT, STEPS[:1]), "one for each item"),
+        (lambda: early.walk_back_bits(lambda x, t: x, SMALL, BITS[0]), r"x is to be \(B, D\)"),
+        (lambda: list(early.walk_back_bits(lambda x, t: x[..., :2], SMALL, BITS)), "network answered"),
+    ],
+)
+def test_what_does_not_fit_is_refused(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+def test_the_smallest_networks_and_the_ends_of_the_chain_are_legal():
+    one = torch.ones(1, 1)
+    assert early.StepwiseRBF(1, 1, 1)(one, torch.tensor([1]))[0].shape == (1, 1)
+    assert early.StepwiseMLP(1, 1, 2, 1, 1)(one[None], torch.tensor([1])).shape == (1, 1, 1)
+    assert early.binary_entropy(torch.tensor([0.0, 1.0])).tolist() == [0.0, 0.0]
+    assert early.binomial_bound(lambda x, t: x, SMALL, BITS, chunk=1).shape == (2,)
+    early.best_logits(SMALL, BITS)(CORRECT, torch.tensor([1, SMALL.T]))

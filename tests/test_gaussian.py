@@ -8,6 +8,7 @@ from ddpm_path.gaussian import (
     bits_per_dim,
     check_alike,
     check_fits,
+    check_input,
     check_range,
     ddim_step,
     discretised_log_prob,
@@ -414,3 +415,17 @@ def test_a_part_repeats_to_the_whole():
     for part in (X[None], X[:, :2], X[0, :2], torch.ones(3, 3)):
         with pytest.raises(ValueError, match=r"mask is .*, which does not repeat to \(2, 3\)"):
             check_fits(X, a=X, mask=part)
+
+
+def test_what_enters_a_network_is_a_batch_of_its_shape_and_type():
+    weight = torch.ones(1)
+    check_input(torch.ones(1, 3, 4), weight, 3, "L")
+    check_input(torch.ones(2), weight)
+    for wrong in ((3, 4), (1, 2, 4), (0, 3, 4), (1, 3, 4, 5)):
+        with pytest.raises(ValueError, match=r"x is to be \(B, 3, L\), B > 0; got \("):
+            check_input(torch.ones(wrong), weight, 3, "L")
+    x = torch.ones(1, 3, dtype=torch.float64)
+    with pytest.raises(ValueError, match=r"x is torch\.float64, the network torch\.float32: convert one of them"):
+        check_input(x, weight, 3)
+    with torch.autocast("cpu", torch.bfloat16):
+        check_input(x, weight, 3)

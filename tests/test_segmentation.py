@@ -136,9 +136,9 @@ def test_illegal_fcns_and_sizes_are_met_with_legal_ones():
     net = FCN(**NARROW, stride=8, window=3, padding=33)
     with pytest.raises(ValueError, match=r"100 is no size for this network.*nearest legal sizes 96, 113"):
         net(torch.zeros(1, 1, 96, 100))
-    with pytest.raises(ValueError, match=r"images are \(B, 1, H, W\)"):
+    with pytest.raises(ValueError, match=r"x is to be \(B, 1, H, W\)"):
         net(torch.zeros(1, 3, 96, 96))
-    with pytest.raises(ValueError, match=r"images are \(B, 1, H, W\) for this network, B > 0"):
+    with pytest.raises(ValueError, match=r"x is to be \(B, 1, H, W\), B > 0"):
         net(torch.zeros(0, 1, 96, 96))
     small = FCN(**NARROW, stride=8, window=1, padding=1)  # the doubled maps are cropped instead: every size comes out
     assert small.offsets == [-1, -1, 4]
@@ -280,7 +280,7 @@ def test_valid_sizes_of_the_paper():
     with pytest.raises(ValueError, match="no even poolings at 570: nearest legal sizes 556, 572"):
         net(torch.empty(1, 1, 572, 570, device="meta"))
     for wrong in ((1, 3, 572, 572), (0, 1, 572, 572)):
-        with pytest.raises(ValueError, match=r"images are \(B, 1, H, W\) for this network, B > 0"):
+        with pytest.raises(ValueError, match=r"x is to be \(B, 1, H, W\), B > 0"):
             net(torch.empty(*wrong, device="meta"))
 
 
@@ -390,3 +390,64 @@ def test_ronneberger2015_eq1_pixel_loss_is_the_weighted_log_likelihood():
     for b, i, j in itertools.product(range(2), range(4), range(5)):
         true -= weights[b, i, j] * p[b, target[b, i, j], i, j].log()
     close(sg.pixel_loss(scores, target, weights), true / 40)
+
+
+@pytest.mark.parametrize("name", ["channels", "classes", "head", "window", "widths", "convs"])
+def test_the_numbers_of_an_fcn_are_positive(name):
+    legal = {"channels": 1, "classes": 1, "stride": 2, "widths": [1], "convs": [1], "head": 1, "window": 1}
+    FCN(**legal, dropout=0), FCN(**legal, dropout=1)
+    with pytest.raises(ValueError, match=f"{name} = 0"):
+        FCN(**legal | {name: [0] if name in ("widths", "convs") else 0})
+    for dropout in (-0.1, 1.1):
+        with pytest.raises(ValueError, match="dropout = "):
+            FCN(**legal, dropout=dropout)
+
+
+@pytest.mark.parametrize(("name", "least"), [("channels", 1), ("classes", 1), ("width", 1), ("depth", 0)])
+def test_the_numbers_of_a_unet_are_positive(name, least):
+    legal = {"channels": 1, "classes": 1, "width": 1, "depth": 0}
+    UNet2015(**legal, dropout=0), UNet2015(**legal, dropout=1)
+    with pytest.raises(ValueError, match=f"{name} = {least - 1}"):
+        UNet2015(**legal | {name: least - 1})
+    for dropout in (-0.1, 1.1):
+        with pytest.raises(ValueError, match="dropout = "):
+            UNet2015(**legal, dropout=dropout)
+
+
+def test_images_of_another_type_are_refused():
+    for net in (FCN(**NARROW, stride=8, window=3, padding=33), UNet2015(1, 1, 1, 0)):
+        for ask in (net, net.classify) if isinstance(net, FCN) else (net,):
+            with pytest.raises(ValueError, match=r"x is torch\.float64"):
+                ask(torch.zeros(1, 1, 96, 96).double())
+            with pytest.raises(ValueError, match=r"x is to be \(B, 1, H, W\)"):
+                ask(torch.zeros(1, 96, 96))
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: sg.convolution_of(nn.Linear(4, 1), 0), "window = 0"),
+        (lambda: valid_output(188, -1), "depth = -1"),
+        (lambda: sg.border_weights(torch.eye(3).long(), w0=-1.0), "w0 = -1"),
+        (lambda: sg.border_weights(torch.eye(3).long(), sigma=0.0), "sigma = 0"),
+        (lambda: sg.border_weights(torch.eye(3).long(), balance=torch.ones(3)), "balance is"),
+        (lambda: sg.pixel_loss(torch.zeros(1, 2, 3, 3), torch.zeros(1, 3, 3).long(), torch.ones(3, 3)), "weights is"),
+        (lambda: sg.pixel_loss(torch.zeros(1, 2, 3, 3), torch.zeros(3, 3).long(), torch.ones(1, 3, 3)), "target is"),
+        (lambda: sg.pixel_loss(torch.zeros(1, 2, 1, 2), torch.tensor([[[0, 2]]]), torch.ones(1, 1, 2)), "largest = 2"),
+        (lambda: sg.pixel_loss(torch.zeros(1, 2, 1, 1), torch.tensor([[[-1]]]), torch.ones(1, 1, 1)), "smallest = -1"),
+        (lambda: sg.centre(torch.zeros(2, 3, 3), (1, 1)), "x is to be"),
+        (lambda: sg.he(nn.Conv2d(1, 1, 1), 0), "inputs = 0"),
+    ],
+)
+def test_sizes_classes_and_weights_that_do_not_fit_are_refused(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+def test_the_smallest_of_them_are_legal():
+    assert sg.convolution_of(nn.Linear(1, 1), 1).weight.shape == (1, 1, 1, 1)
+    assert valid_output(9, 0) == 5
+    assert sg.border_weights(torch.eye(2).long(), torch.tensor(2.0), w0=0.0).tolist() == [[2.0, 2.0], [2.0, 2.0]]
+    loss = sg.pixel_loss(torch.zeros(1, 2, 1, 2), torch.tensor([[[0, 1]]]), torch.ones(1, 1, 2))
+    assert float(loss) == pytest.approx(math.log(2))
+    sg.he(nn.Conv2d(1, 1, 1), 1)

@@ -454,7 +454,7 @@ def test_illegal_sizes_are_refused_with_the_nearest_legal_ones(size, words):
 
 @pytest.mark.parametrize("x", [torch.zeros(2, 3, 16, 16), torch.zeros(1, 16, 16)])
 def test_images_of_another_kind_are_refused(x):
-    with pytest.raises(ValueError, match=r"images are \(B, 1, H, W\)"):
+    with pytest.raises(ValueError, match=r"x is to be \(B, 1, H, W\)"):
         fresh()(x, torch.ones(2))
 
 
@@ -538,3 +538,15 @@ def test_a_networks_numbers_are_positive(name):
     UNet(**legal | {name: least})
     with pytest.raises(ValueError, match=f"{name} = {least - 1}: give a finite number from {least}"):
         UNet(**legal | {name: least - 1})
+
+
+def test_widths_and_dropout_are_in_range():
+    UNet(1, (8,), head_width=8, dropout=0), UNet(1, (8,), head_width=8, dropout=1, out_channels=1)
+    for changes, words in (
+        ({"widths": (8, 0)}, "none below 1"),
+        ({"out_channels": -1}, "out_channels = -1"),
+        ({"dropout": -0.1}, "dropout = -0.1"),
+        ({"dropout": 1.1}, "dropout = 1.1"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            UNet(**{"channels": 1, "widths": (8,), "head_width": 8} | changes)

@@ -424,7 +424,7 @@ def test_training_stops_at_the_first_bound_that_is_not_finite():
 
 def test_log_normal_refuses_shapes_that_would_spread_x():
     """Images (N, 1, H, W) against means (N, H, W) would compare every image with every mean."""
-    with pytest.raises(ValueError, match="give mean and logvar the shape of x"):
+    with pytest.raises(ValueError, match=r"mean is \(3, 2, 2\)"):
         log_normal(randn(3, 1, 2, 2), randn(3, 2, 2), 0.0)
 
 
@@ -434,3 +434,35 @@ def test_the_parts_of_a_bound_have_one_shape():
         kl_to_prior((x, x[:1]))
     with pytest.raises(ValueError, match="logits is"):
         log_bernoulli(x, x[:1])
+
+
+@pytest.mark.parametrize("name", ["dims", "latents", "hidden"])
+def test_the_sizes_of_a_vae_are_positive(name):
+    legal = {"dims": 1, "latents": 1, "hidden": 1}
+    net = BernoulliVAE(**legal)
+    net.inputs(torch.ones(2), samples=1)  # (B,) are items of one number
+    with pytest.raises(ValueError, match="samples = 0"):
+        net.inputs(torch.ones(2, 1), samples=0)
+    with pytest.raises(ValueError, match=f"{name} = 0"):
+        BernoulliVAE(**legal | {name: 0})
+
+
+def test_items_and_latents_of_another_size_are_refused():
+    net, world = BernoulliVAE(3, 2, 4), LinearGaussian(torch.ones(3, 2).double(), torch.zeros(3).double(), 1.0)
+    x, z = torch.ones(5, 3), torch.ones(5, 2)
+    for call, shape in (
+        (lambda: net.posterior(x[:, :2]), "3"),
+        (lambda: net.log_likelihood(x, x), "2"),
+        (lambda: net.decode(x), "2"),
+        (lambda: world.log_likelihood(x.double(), x.double()), "2"),
+        (lambda: world.posterior_mean(z.double()), "3"),
+    ):
+        with pytest.raises(ValueError, match=rf"x is to be \(B, {shape}\)"):
+            call()
+    with pytest.raises(ValueError, match="logvar is"):
+        world.elbo(x.double(), (z.double(), z[:1].double()))
+    with pytest.raises(ValueError, match="logvar is"):
+        log_normal(z, 0.0, x)
+    for mean, logvar in ((math.nan, 0.0), (0.0, math.inf)):
+        with pytest.raises(ValueError, match="a coefficient is"):
+            log_normal(z, mean, logvar)

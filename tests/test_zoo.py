@@ -79,7 +79,7 @@ def test_a_damaged_card_or_the_wrong_kind_is_named(saved):
     with pytest.raises(ValueError, match="'digits-recogniser' is a recogniser model, not a classifier of noisy"):
         zoo.load_classifier("digits-recogniser")
     (folder / "fresh.json").write_text("{")
-    with pytest.raises(ValueError, match=r"fresh\.json is damaged"):
+    with pytest.raises(ValueError, match=r"fresh\.json is damaged, or no model's card"):
         zoo.load("fresh", folder)
 
 

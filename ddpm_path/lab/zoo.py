@@ -62,8 +62,9 @@ def card(name: str, folder: Path = ZOO) -> Card:
         raise unknown("model", name, names(folder))
     try:
         content: Card = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged ({error}): fetch it again") from error
+        content["kind"]
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"{path} is damaged, or no model's card ({error}): fetch it again") from error
     return content
 
 
