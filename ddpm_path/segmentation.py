@@ -140,13 +140,23 @@ class FCN(nn.Module):
         return crop(score, self.offsets[-1], x.shape[2:])
 
     def classify(self, x: Tensor) -> Tensor:
-        """Scores (B, classes, H', W') of the windows, before any up-sampling: of one window, what a classifier says."""
+        """Scores (B, classes, H', W') of the windows, before any up-sampling: of one window, what a classifier says.
+
+        ValueError for images smaller than a window.
+        """
         check_input(x, next(self.parameters()), self.channels, "H", "W")
+        if self._sizes(min(x.shape[2:]))[-1] < self.window:
+            raise ValueError(f"{tuple(x.shape[2:])} pixels are less than a window: give larger images, or more padding")
         scores: Tensor = self.head(self._maps(x)[-1])
         return scores
 
     def _maps(self, x: Tensor) -> list[Tensor]:
         return list(itertools.accumulate(self.stages, lambda h, stage: stage(h), initial=x))[1:]
+
+    def _sizes(self, size: int) -> list[int]:
+        """How wide its maps are for an image of this size."""
+        n = size + 2 * self.padding - 2
+        return [n := -(-n // 2) for _ in self.stages]
 
     def _check(self, x: Tensor) -> None:
         check_input(x, next(self.parameters()), self.channels, "H", "W")
@@ -161,11 +171,8 @@ class FCN(nn.Module):
 
     def _fits(self, size: int) -> bool:
         """Whether images of this size lead to at least one score, and every crop finds what it cuts out."""
-        n, maps = size + 2 * self.padding - 2, []
-        for _ in self.stages:
-            n = -(-n // 2)
-            maps.append(n)
-        n -= self.window - 1
+        maps = self._sizes(size)
+        n = maps[-1] - (self.window - 1)
         for offset, below in zip(self.offsets[:-1], reversed(maps[:-1]), strict=False):  # not all are fused
             n = 2 * n + 2
             too_small = offset + n > below if offset >= 0 else n < below - offset

@@ -451,3 +451,13 @@ def test_the_smallest_of_them_are_legal():
     loss = sg.pixel_loss(torch.zeros(1, 2, 1, 2), torch.tensor([[[0, 1]]]), torch.ones(1, 1, 2))
     assert float(loss) == pytest.approx(math.log(2))
     sg.he(nn.Conv2d(1, 1, 1), 1)
+
+
+def test_images_smaller_than_a_window_are_refused_and_one_window_is_enough():
+    net = FCN(1, 2, 2, (2,), (1,), 3, window=3, padding=3).double().eval()
+    assert net.classify(torch.zeros(1, 1, 1, 9).double()).shape == (1, 2, 1, 5)  # maps of 3 x 7
+    small = FCN(1, 2, 2, (2,), (1,), 3, window=4, padding=3).double().eval()
+    for size in ((1, 9), (9, 1), (2, 2)):
+        with pytest.raises(ValueError, match="less than a window"):
+            small.classify(torch.zeros(1, 1, *size).double())
+    assert small.classify(torch.zeros(1, 1, 3, 3).double()).shape == (1, 2, 1, 1)
