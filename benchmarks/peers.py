@@ -292,7 +292,8 @@ coverage below {covered}. Coverage: the share of test images with a sample neare
 pixels, over that of as many training images. Novelty: median distance to the nearest training image, over that of test
 images; copies have 0, and what is well above 1 is noise. Kernel distance: cubic, unbiased, in that classifier's
 features, from as many test images; Frechet distance in the same. Errors are standard errors: over seeds, where there
-are several, else over images. Best of each column in bold, for novelty the nearest to 1.
+are several, else over images. Best of each column in bold, for novelty the nearest to 1. Rows that one misses are not
+measured yet: the command above goes on with them.
 
 {quality}
 
