@@ -110,7 +110,7 @@ def classifier_free_batched(net: Network, condition: Tensor, null: Tensor, scale
         if len(x) != len(condition):
             raise ValueError(f"{len(condition)} conditions for {len(x)} samples: one each, please")
         twice = torch.cat([x, x])
-        cond, uncond = check_answer(net(twice, torch.cat([t.flatten(), t.flatten()]), both), twice).chunk(2)
+        cond, uncond = check_answer(net(twice, t.flatten().repeat(2), both), twice).chunk(2)
         return _lerp(uncond, cond, scale)
 
     return guided

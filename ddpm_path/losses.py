@@ -326,15 +326,14 @@ class LossHistory:
     def add(self, t: Tensor, loss: Tensor) -> None:
         """Remember the unweighted losses (B,) of whole times (B,); the oldest of a time are forgotten.
 
-        ValueError for a loss that is not finite: it would stay for many draws.
+        ValueError for a loss that is not finite, which would stay for many draws, and for times off the chain.
         """
         if t.ndim != 1 or not bool(((t >= 1) & (t <= len(self.count))).all()):
             raise ValueError(f"times are (B,), from 1 to {len(self.count)}; got {t.tolist()}")
         if t.shape != loss.shape or not bool(loss.isfinite().all()):
             raise ValueError(f"one finite loss for each time, please; got {tuple(loss.shape)} for {tuple(t.shape)}")
-        for k, time in enumerate(t.long()):  # one by one: a time may come twice
-            i = time - 1
-            self.losses[i, self.count[i] % self.losses.shape[1]] = loss[k]
+        for i, value in zip((t.long() - 1).tolist(), loss.tolist(), strict=True):  # numbers: no graph, no device
+            self.losses[i, self.count[i] % self.losses.shape[1]] = value
             self.count[i] += 1
 
     def probabilities(self) -> Tensor:

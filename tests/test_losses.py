@@ -216,3 +216,9 @@ def test_the_ends_of_what_losses_take():
     assert history.count.tolist() == [1, 1]
     assert weighted_times(torch.tensor([0.0, 2.0]), 2)[0].tolist() == [2, 2]
     close(prior_term(LINEAR, X0S[:, 0]), prior_term(LINEAR, X0S[:, :1]))
+
+
+def test_a_loss_history_keeps_numbers_and_no_graph():
+    history = LossHistory(3, 1)
+    history.add(torch.tensor([2.0]), torch.tensor([4.0], requires_grad=True))
+    assert history.losses[1, 0] == 4 and not history.losses.requires_grad
