@@ -78,7 +78,7 @@ def _parser() -> argparse.ArgumentParser:
         default="ancestral",
         help="ancestral (default), ancestral-large (DDIM's sigma-hat), ddim, " + ", ".join(MULTISTEP),
     )
-    sampling.add_argument("--eta", type=float, help="of ddim: 0 (default) deterministic to 1, as noisy as ancestral")
+    sampling.add_argument("--eta", type=float, help="of ddim: 0 (default) is deterministic, 1 is ancestral, 2 noisier")
     sampling.add_argument("--grid", default="uniform", help="times: uniform (default), leading, quadratic or ratio")
     sampling.add_argument("--start", type=int, help="first time (default: the last of the chain)")
     sampling.add_argument("--label", help="a class to draw (default: none)")

@@ -208,16 +208,18 @@ def ddim_step(
 ) -> Tensor:
     """x_s from the estimates of x_0 and eps at x_t [Song 2020, eq. 12, 16].
 
-    eta scales the standard deviation of fresh `noise`: 0 is deterministic, 1 is DDPM's step with `fixed_small`.
-    Whatever it is, x_s has the level `then`: what the noise takes, eps gives up. With eta = 0 the estimates are mixed
-    anew, at a level that may also be a noisier one. ValueError for a negative eta.
+    eta scales the standard deviation of fresh `noise`: 0 is deterministic, 1 is DDPM's step with `fixed_small`, above 1
+    more of the noise in x_s is fresh than there, at most all of it. Whatever it is, x_s has the level `then`: what the
+    noise takes, eps gives up. With eta = 0 the estimates are mixed anew, at a level that may also be a noisier one.
+    ValueError for a negative eta.
     """
     check_range(0, eta=eta)
     if eta == 0:
         return q_sample(x0, eps, then)
     check_alike(x0, eps=eps, noise=eps if noise is None else noise)
-    variance = eta**2 * fixed_small(now, then)
-    kept = torch.as_tensor(then[1] ** 2 - variance, dtype=torch.float64).clamp(min=0).sqrt()
+    level = torch.as_tensor(then[1], dtype=torch.float64) ** 2
+    variance = torch.as_tensor(eta**2 * fixed_small(now, then), dtype=torch.float64).clamp(max=level)
+    kept = (level - variance).sqrt()
     x = expand(then[0], x0) * x0 + expand(kept, x0) * eps
     return x if noise is None else x + expand(variance, x0).sqrt() * noise
 

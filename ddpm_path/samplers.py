@@ -192,11 +192,12 @@ def ddim(
 ) -> Iterator[State]:
     """DDIM's sampler: the same network, the same marginals, and as little fresh noise as one likes [Song 2020, eq. 12].
 
-    As `ancestral`, but for eta: 0 is deterministic, 1 is `ancestral` with `fixed_small`. The paper's sigma-hat is
-    `ancestral` with `fixed_large`. ValueError also for eta outside [0, 1].
+    As `ancestral`, but for eta: 0 is deterministic, 1 is `ancestral` with `fixed_small`. Above 1, where the paper does
+    not go though its proof does, yet more of a step's noise is fresh, at most all of it: that forgets the errors of a
+    network which has learned little, and narrows what a good one draws. The paper's sigma-hat is `ancestral` with
+    `fixed_large`. ValueError also for a negative eta.
     """
-    if not 0 <= eta <= 1:
-        raise ValueError(f"eta = {eta} is outside [0, 1]: above 1 fresh noise alone can exceed the level of x_s")
+    check_range(0, eta=eta)
     times, levels = _check(schedule, x, times)
     draw = noise_source(len(x), x.shape[1:], generator, x.dtype, x.device) if eta > 0 else None
     return _ddim(eps_fn, x, times, levels, eta, after, draw)

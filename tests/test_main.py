@@ -230,7 +230,7 @@ def test_sample_takes_eta_and_a_start(drawn: Shown, monkeypatch: pytest.MonkeyPa
         (["--sampler", "ancestrall"], "did you mean 'ancestral'? There are ancestral, ancestral-large, ddim"),
         (["--sampler", "pndm"], "f-pndm, s-pndm, plms, runge-kutta"),
         (["--eta", "0.5"], "--eta belongs to ddim"),
-        (["--sampler", "ddim", "--eta", "1.5"], "eta = 1.5 is outside [0, 1]"),
+        (["--sampler", "ddim", "--eta", "-1"], "eta = -1.0: give a finite number from 0"),
         (["--grid", "quadratc"], "did you mean 'quadratic'? There are uniform, leading, quadratic, ratio"),
         (["--start", "1001"], "--start 1001 is not a time of toy: choose between 1 and 1000"),
         (["--start", "0"], "choose between 1 and 1000"),
