@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from importlib.util import find_spec
 from itertools import islice
 from types import ModuleType
@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from ddpm_path.lab import datasets, metrics, recipes
 from ddpm_path.lab.train import train, update_ema
+from ddpm_path.samplers import ddim
 
 Form = dict[str, Any]
 """The arguments that make a network of a package."""
@@ -125,9 +126,10 @@ def peer(name: str) -> ModuleType:
 
 
 def draw_ours(net: nn.Module, n: int, calls: int) -> Tensor:
-    """The sampler of the zoo's cards: DDPM's on an even grid, x_0 clipped."""
+    """DDIM's sampler on an even grid, x_0 clipped, with more fresh noise than DDPM's: for short trainings."""
     recipe, seed = recipes.RECIPES["mnist"], int(torch.randint(2**31, ()))
-    return metrics.sample(recipe.as_eps(net), recipe.schedule(), n, (1, 28, 28), recipe.times(calls), seed)
+    shape, times, sampler = (1, 28, 28), recipe.times(calls), partial(ddim, eta=2.0)
+    return metrics.sample(recipe.as_eps(net), recipe.schedule(), n, shape, times, seed, sampler=sampler)
 
 
 def diffusers_network(width: int, groups: int) -> nn.Module:

@@ -65,6 +65,36 @@ def test_stratified_moments_are_uniform_between_their_ends_and_one_to_a_slice():
     assert bool((((times - slices) * batch / (1 - first)).mean(0) - 0.5).abs().max() < 5 * 0.0041)
 
 
+def test_esser2024_logit_normal_times_have_the_normal_s_distribution_in_their_logits():
+    normal, draw, T, batch = torch.distributions.Normal(0, 1), torch.Generator().manual_seed(0), 50, 20
+    times = torch.stack([train.stratified_times(batch, T, draw, train.logit_normal) for _ in range(5000)])
+    assert bool((times[:, 1:] >= times[:, :-1]).all())  # still one to a slice
+    below = (times.flatten().long().bincount(minlength=T + 1).cumsum(0) / times.numel())[1:T]  # at or below 1..T-1
+    # 100,000 draws: a share's standard deviation is at most 0.0016.
+    assert bool((below - normal.cdf(torch.arange(1, T).div(T).logit())).abs().max() < 5 * 0.0016)
+    assert times.min() >= 1 and times.max() <= T
+    moments = torch.cat([train.stratified_moments(batch, 0.25, 1.0, draw, train.logit_normal) for _ in range(5000)])
+    logits = ((moments - 0.25) / 0.75).logit()
+    # Mean and variance of 100,000 normal numbers: standard deviations 0.0032 and 0.0045.
+    assert abs(float(logits.mean())) < 5 * 0.0032 and abs(float(logits.var()) - 1) < 5 * 0.0045
+
+
+@pytest.mark.parametrize("betas", ["cosine", "vp"])
+def test_a_recipe_s_times_are_logit_normal_where_it_says_so(data, monkeypatch, betas):
+    quiet(monkeypatch)
+    losses, recipe = spied(monkeypatch), replace(TINY, steps=2, betas=betas)
+    train.train(recipe, data)
+    train.train(replace(recipe, logit_normal=True), data)
+    last = recipe.schedule().T
+    (even, _), (uneven, _) = ([call[4] for call in losses[i : i + 2]] for i in (0, 2))
+    torch.testing.assert_close(uneven / last, train.logit_normal(even / last), atol=2e-3, rtol=0)
+
+
+def test_two_ways_to_draw_times_are_refused(data):
+    with pytest.raises(ValueError, match="choose one"):
+        train.train(replace(TINY, importance=True, logit_normal=True), data)
+
+
 def test_a_network_of_an_sde_is_shown_the_sde_s_levels_on_a_chain_s_clock(data, monkeypatch):
     """Times in [first, 1] make x_t by the SDE's own (scale, std), and the network is handed 1,000 t."""
     quiet(monkeypatch)

@@ -68,8 +68,9 @@ class Recipe:
     long: 0 for a network that is not told the time, as NCSNv2's. `dequantise` moves each pixel about its bin, afresh in
     each batch, for likelihoods; `flip` mirrors half of the images, each time another half. lr rises over `warmup` steps
     and, unless it is `constant` from there, falls to 0 on a half cosine, and once more from step `restart` on, if that
-    is not 0 [Loshchilov & Hutter 2017]; with `importance` times are drawn by `LossHistory`; `label_dropout` is the
-    share of examples that train the null label; `ema` is the largest decay of the moving average.
+    is not 0 [Loshchilov & Hutter 2017]; with `importance` times are drawn by `LossHistory`, with `logit_normal` most of
+    them halfway; `label_dropout` is the share of examples that train the null label; `ema` is the largest decay of the
+    moving average.
     """
 
     data: str
@@ -80,6 +81,7 @@ class Recipe:
     prediction: str = "v"
     loss: str = "simple"
     importance: bool = False
+    logit_normal: bool = False
     batch: int = 64
     lr: float = 2e-3
     warmup: int = 100

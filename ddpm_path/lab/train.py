@@ -104,10 +104,12 @@ def _begin(recipe: Recipe, place: Place) -> Run:
     """Fresh weights, the same in every process."""
     with torch.random.fork_rng():
         torch.manual_seed(recipe.seed)
-        net = recipe.network().to(place.device)
+        net = recipe.network().to(place.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     if recipe.importance and place.of > 1:
         raise ValueError("importance sampling keeps one history of losses: train it in a single process")
-    optimiser = torch.optim.AdamW(net.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay)
+    if recipe.importance and recipe.logit_normal:
+        raise ValueError("importance and logit_normal draw times in two ways: choose one")
+    optimiser = torch.optim.AdamW(net.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay, fused=True)
     history = LossHistory(recipe.T) if recipe.importance else None
     return Run(net, copy.deepcopy(net).requires_grad_(False), optimiser, history)
 
@@ -126,6 +128,8 @@ def _steps(recipe: Recipe, data: Images, run: Run, place: Place, mine: slice, lo
     draw_times = partial(stratified_times, recipe.batch, recipe.T)
     if recipe.betas in recipes.SDES:
         draw_times = partial(stratified_moments, recipe.batch, schedule.first, schedule.T)
+    if recipe.logit_normal:
+        draw_times = partial(draw_times, spread=logit_normal)
 
     earlier, began = log[-1].seconds if log else 0.0, time.perf_counter()
     for step in range(len(log), recipe.steps):
@@ -203,7 +207,7 @@ def train_classifier(recipe: ClassifierRecipe, data: Images) -> NoisyClassifier:
         torch.manual_seed(recipe.seed)  # also for dropout
         draw = torch.Generator().manual_seed(recipe.seed)
         net = recipe.network().to(device)
-        optimiser = torch.optim.AdamW(net.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay)
+        optimiser = torch.optim.AdamW(net.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay, fused=True)
         steps = tqdm(range(recipe.steps), desc="training", unit="step")
         for step in steps:
             at = _batch(step, recipe, len(data.train))
@@ -241,20 +245,34 @@ def maximise(
         optimiser.step()
 
 
-def stratified_times(batch: int, T: int, generator: torch.Generator) -> Tensor:
+def stratified_times(
+    batch: int, T: int, generator: torch.Generator, spread: Callable[[Tensor], Tensor] = torch.clone
+) -> Tensor:
     """Whole times in 1..T, (batch,), one from each of `batch` equal slices of the chain.
 
     Each is uniform over all batches, as in algorithm 1, while every batch sees all noise levels: less noise in
-    the gradient for the same expectation.
+    the gradient for the same expectation. Where `spread` makes other numbers in [0, 1] of uniform ones, slices are
+    equally probable instead.
     """
     u = (torch.arange(batch) + torch.rand(batch, generator=generator)) / batch
-    return (1 + (u.double() * T).floor()).clamp(max=T)
+    return (1 + (spread(u.double()) * T).floor()).clamp(max=T)
 
 
-def stratified_moments(batch: int, first: float, last: float, generator: torch.Generator) -> Tensor:
+def stratified_moments(
+    batch: int, first: float, last: float, generator: torch.Generator, spread: Callable[[Tensor], Tensor] = torch.clone
+) -> Tensor:
     """As `stratified_times`, on an SDE: real times in [first, last], (batch,) float64."""
     u = (torch.arange(batch) + torch.rand(batch, generator=generator, dtype=torch.float64)) / batch
-    return first + (last - first) * u
+    return first + (last - first) * spread(u)
+
+
+def logit_normal(u: Tensor) -> Tensor:
+    """Uniform numbers to logit-normal ones, the sigmoids of normal ones: most of them halfway [Esser 2024, sec. 3.1].
+
+    Halfway between noise and data a network has most to learn. At both ends, where it seldom looks, it learns less.
+    """
+    numbers: Tensor = torch.special.ndtri(u).sigmoid()
+    return numbers
 
 
 def learning_rate(step: int, recipe: Recipe) -> float:
