@@ -53,15 +53,20 @@ class Package(NamedTuple):
 # --- training
 
 
-def ours(width: int, lr: float = 2e-3) -> recipes.Recipe:
-    """The recipe `mnist` without labels, at another width and learning rate."""
+def ours(width: int, **changes: Any) -> recipes.Recipe:
+    """The recipe `mnist` without labels, at another width and with other changes."""
     net = recipes.SMALL | {"classes": 0, "widths": [width, 2 * width], "head_width": width}
-    return replace(recipes.RECIPES["mnist"], net=net, label_dropout=0.0, restart=0, lr=lr)
+    return replace(recipes.RECIPES["mnist"], net=net, label_dropout=0.0, restart=0, **changes)
 
 
-def our_network(width: int, lr: float = 2e-3) -> nn.Module:
+def our_network(width: int, **changes: Any) -> nn.Module:
     """What it trains."""
-    return ours(width, lr).network()
+    return ours(width, **changes).network()
+
+
+def short(width: int, lr: float) -> Form:
+    """A network of ours for a short training: a higher rate, and most times halfway."""
+    return {"width": width, "lr": lr, "logit_normal": True}
 
 
 def trial(form: Form, steps: int) -> list[float]:
@@ -238,7 +243,7 @@ SMALL = Peer(small_network, learn_small, 64, 28)
 PACKAGES: dict[str, Package] = {
     "here": Package(
         our_network,
-        {str(width): {"width": width} for width in (48, 32, 24)} | {"16": {"width": 16, "lr": 4e-3}},
+        {"48": {"width": 48}, "32": short(32, 4e-3), "24": short(24, 6e-3), "16": short(16, 8e-3)},
         {"width": 48},
         28,
         lambda net, x, t: net(x, t),
