@@ -53,15 +53,15 @@ class Package(NamedTuple):
 # --- training
 
 
-def ours(width: int, **changes: Any) -> recipes.Recipe:
-    """The recipe `mnist` without labels, at another width and with other changes."""
-    net = recipes.SMALL | {"classes": 0, "widths": [width, 2 * width], "head_width": width}
+def ours(width: int, attention: Sequence[int] = (1,), **changes: Any) -> recipes.Recipe:
+    """The recipe `mnist` without labels, at another width, with other attention and other changes."""
+    net = recipes.SMALL | {"classes": 0, "widths": [width, 2 * width], "attention": [*attention], "head_width": width}
     return replace(recipes.RECIPES["mnist"], net=net, label_dropout=0.0, restart=0, **changes)
 
 
-def our_network(width: int, **changes: Any) -> nn.Module:
+def our_network(**changes: Any) -> nn.Module:
     """What it trains."""
-    return ours(width, **changes).network()
+    return ours(**changes).network()
 
 
 def short(width: int, lr: float) -> Form:
@@ -132,8 +132,9 @@ def peer(name: str) -> ModuleType:
 
 def draw_ours(net: nn.Module, n: int, calls: int) -> Tensor:
     """DDIM's sampler on an even grid, x_0 clipped, with more fresh noise than DDPM's: for short trainings."""
+    eta = 2.0 if calls < 100 else 3.0
     recipe, seed = recipes.RECIPES["mnist"], int(torch.randint(2**31, ()))
-    shape, times, sampler = (1, 28, 28), recipe.times(calls), partial(ddim, eta=2.0)
+    shape, times, sampler = (1, 28, 28), recipe.times(calls), partial(ddim, eta=eta)
     return metrics.sample(recipe.as_eps(net), recipe.schedule(), n, shape, times, seed, sampler=sampler)
 
 
@@ -243,7 +244,12 @@ SMALL = Peer(small_network, learn_small, 64, 28)
 PACKAGES: dict[str, Package] = {
     "here": Package(
         our_network,
-        {"48": {"width": 48}, "32": short(32, 4e-3), "24": short(24, 6e-3), "16": short(16, 8e-3)},
+        {
+            "48": {"width": 48},
+            "24": short(24, 6e-3),
+            "16": short(16, 8e-3),
+            "16-middle": short(16, 8e-3) | {"attention": ()},
+        },
         {"width": 48},
         28,
         lambda net, x, t: net(x, t),

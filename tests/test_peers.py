@@ -88,16 +88,16 @@ def test_batches_are_whole_in_a_fresh_order_and_framed_by_background(packages):
 
 
 def test_every_documented_network_comes_first_then_smaller_ones_once_and_the_best_again(peers, monkeypatch):
-    measured = [result("here", form, kernel=k, budget=b) for form, k in (("32", 2), ("24", 1)) for b in (300, 900)]
-    measured += [result("here", "16", kernel=0.5, budget=900), result("here", "16", kernel=3, budget=300)]
+    measured = [result("here", form, kernel=k, budget=b) for form, k in (("24", 2), ("16", 1)) for b in (300, 900)]
+    measured += [result("here", "16-middle", kernel=k, budget=b) for k, b in ((0.5, 900), (3, 300))]
     monkeypatch.setattr(peers, "results", lambda: measured)
     runs = [
         (run[0].form, run[0].seed, [job.budget for job in run]) for run in peers.plan(["here"], [0, 7], [300, 900], 3)
     ]
     both = [300, 900]
     assert runs == [
-        *[("48", 0, both), ("48", 7, both), ("32", 0, both), ("24", 0, both), ("16", 0, both)],
-        *[("24", 7, [300]), ("16", 7, [900])],
+        *[("48", 0, both), ("48", 7, both), ("24", 0, both), ("16", 0, both), ("16-middle", 0, both)],
+        *[("16", 7, [300]), ("16-middle", 7, [900])],
     ]
 
 
