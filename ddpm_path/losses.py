@@ -353,6 +353,10 @@ def weighted_times(p: Tensor, batch: int, generator: torch.Generator | None = No
     check_range(1, batch=batch)
     if p.ndim != 1 or not bool((p >= 0).all() and 0 < p.sum() < math.inf):
         raise ValueError(f"p is (T,), none below 0 and one above; got {p.tolist()}")
-    u = (torch.arange(batch, dtype=torch.float64) + torch.rand(batch, generator=generator, dtype=torch.float64)) / batch
-    i = torch.searchsorted(p.cumsum(0), u * p.sum(), right=True).clamp(max=len(p) - 1)
+    i = torch.searchsorted(p.cumsum(0), stratified(batch, generator) * p.sum(), right=True).clamp(max=len(p) - 1)
     return (i + 1).to(torch.float64), 1 / (len(p) * p[i])
+
+
+def stratified(batch: int, generator: torch.Generator | None = None, dtype: torch.dtype = torch.float64) -> Tensor:
+    """Uniform numbers, (batch,), one from each of `batch` equal slices of [0, 1)."""
+    return (torch.arange(batch, dtype=dtype) + torch.rand(batch, generator=generator, dtype=dtype)) / batch

@@ -28,7 +28,7 @@ from ddpm_path.lab.device import Place, best_device
 from ddpm_path.lab.files import replacing
 from ddpm_path.lab.recipes import ClassifierRecipe, Recipe, Scorer, SegmenterRecipe
 from ddpm_path.lab.scenes import touching_digits
-from ddpm_path.losses import LossHistory, on_clock, weighted_times
+from ddpm_path.losses import LossHistory, on_clock, stratified, weighted_times
 from ddpm_path.segmentation import border_weights, pixel_loss
 from ddpm_path.unet import UNet
 
@@ -254,16 +254,15 @@ def stratified_times(
     the gradient for the same expectation. Where `spread` makes other numbers in [0, 1] of uniform ones, slices are
     equally probable instead.
     """
-    u = (torch.arange(batch) + torch.rand(batch, generator=generator)) / batch
-    return (1 + (spread(u.double()) * T).floor()).clamp(max=T)
+    u = stratified(batch, generator, torch.float32).double()  # float32: what checkpoints saw
+    return (1 + (spread(u) * T).floor()).clamp(max=T)
 
 
 def stratified_moments(
     batch: int, first: float, last: float, generator: torch.Generator, spread: Callable[[Tensor], Tensor] = torch.clone
 ) -> Tensor:
     """As `stratified_times`, on an SDE: real times in [first, last], (batch,) float64."""
-    u = (torch.arange(batch) + torch.rand(batch, generator=generator, dtype=torch.float64)) / batch
-    return first + (last - first) * spread(u)
+    return first + (last - first) * spread(stratified(batch, generator))
 
 
 def logit_normal(u: Tensor) -> Tensor:
