@@ -72,7 +72,9 @@ def _parser() -> argparse.ArgumentParser:
 
     sampling = commands.add_parser("sample", help="draw samples from a shipped model")
     sampling.add_argument("name", metavar="NAME", help="a model of the zoo (digits, mnist, ...) or a training's folder")
-    sampling.add_argument("--steps", type=int, help="sampling steps (default: every time from the start on)")
+    sampling.add_argument(
+        "--steps", type=int, help="sampling steps (default: every time from the start on; 1,000 on an SDE)"
+    )
     sampling.add_argument(
         "--sampler",
         default="ancestral",
@@ -281,11 +283,14 @@ def sample(
     begin = start or trained.T
     signal, noise = trained(begin)
     if sampler in MULTISTEP and noise / signal > 40:  # too long a first step for a mixture of slopes: see notebook 15
+        if steps == 1:
+            raise ValueError(f"{sampler} begins with a step of DDIM on {name}: give --steps 2 or more")
         late = float(trained.time_at(40.0))
         late = round(late) if chain else late
-        draw, times = samplers.ddim_first(draw), [begin, *grids[grid](late, late if steps is None else steps - 1)]
+        rest = (late if chain else 1000) if steps is None else steps - 1
+        draw, times = samplers.ddim_first(draw), [begin, *grids[grid](late, rest)]
     else:
-        times = list(grids[grid](begin, begin if steps is None else steps))
+        times = list(grids[grid](begin, (begin if chain else 1000) if steps is None else steps))
     out.parent.mkdir(parents=True, exist_ok=True)  # before the work
     shape = (card["recipe"]["net"]["channels"], card["size"], card["size"])
     images = metrics.sample(net, trained, n, shape, times, seed, labels, draw)

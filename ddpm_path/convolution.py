@@ -73,8 +73,10 @@ def transposed_size(
     """The size after a transposed convolution, s(i' - 1) + a + k_eff - 2p [rel. 14].
 
     The other arguments are those of the convolution that it transposes; relations 8 to 13 are its special cases.
-    ValueError if nothing is left.
+    ValueError if nothing is left, and for an output padding beyond stride and dilation.
     """
+    check_range(1, size=size, stride=stride)
+    check_range(0, max(stride, dilation) - 1, output_padding=output_padding)  # as torch has it
     out = stride * (size - 1) + output_padding + effective_kernel(kernel, dilation) - 2 * padding
     if out < 1:
         raise ValueError(f"a transposed convolution to size {out}: padding {padding} crops all of it, choose less")
@@ -221,6 +223,8 @@ def overlap(kernel: int, stride: int, padding: int = 0) -> Tensor:
     The checkerboard foretold [Odena 2016]: even only if the stride divides the kernel. In two dimensions patterns
     multiply: `overlap(k, s)[:, None] * overlap(k, s)`. float64.
     """
+    check_range(1, kernel=kernel, stride=stride)
+    check_range(0, padding=padding)
     weights = [range((phase + padding) % stride, kernel, stride) for phase in range(stride)]
     return torch.tensor([len(read) for read in weights], dtype=torch.float64)
 
@@ -243,9 +247,9 @@ def checkerboard_energy(images: Tensor, period: int) -> Tensor:
     x = images.double()
     power = torch.fft.fft2(x - x.mean((2, 3), keepdim=True)).abs().square().sum(1)  # (B, H, W)
     H, W = power.shape[1:]
-    total = power.sum((1, 2))
-    share: Tensor = power[:, :: H // period, :: W // period].sum((1, 2)) / total.where(total > 0, 1.0)
-    return share
+    total, rounding = power.sum((1, 2)), 1e-28 * H * W * x.square().sum((1, 2, 3))  # what is left of a constant
+    share: Tensor = power[:, :: H // period, :: W // period].sum((1, 2)) / total
+    return share.where(total > rounding, 0.0)
 
 
 def resize_convolution(channels: int, out_channels: int, kernel: int, factor: int) -> nn.Sequential:

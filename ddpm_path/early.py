@@ -106,10 +106,9 @@ def gaussian_entropy(variance: Coefficient) -> Tensor:
 def entropy_of_step_back(step: Coefficient, before: Coefficient, now: Coefficient) -> tuple[Coefficient, Coefficient]:
     """A lower and an upper bound on H_q(X_{t-1} | X_t) [Sohl-Dickstein 2015, sec. 2.6, app. A].
 
-    The upper one supposes data of mean square 1, or bits whose mean is the chain's rate.
-
-    From the entropies of the step forward, H_q(X_t | X_{t-1}), and of both marginals, H_q(X_{t-1} | X_0) and
-    H_q(X_t | X_0). For the Gaussian chain these are the entropies of DDPM's two variances, fixed-small and -large.
+    `step` is the entropy H_q(X_t | X_{t-1}), `before` and `now` are H_q(X_{t-1} | X_0) and H_q(X_t | X_0). The upper
+    bound supposes data of mean square 1, or bits whose mean is the chain's rate. For the Gaussian chain the bounds are
+    the entropies of DDPM's two variances, fixed-small and fixed-large.
     """
     return step + before - now, step
 
@@ -165,7 +164,7 @@ def fit_variance(eps_fn: EpsFn, schedule: Discrete, x0: Tensor, generator: torch
     fitted = torch.zeros(schedule.T + 1, dtype=torch.float64)
     reverse = eps_reverse(eps_fn, schedule, fitted)
     for t in range(1, schedule.T + 1):
-        x = q_sample(x0, torch.randn(x0.shape, generator=generator, dtype=x0.dtype), schedule(t))
+        x = q_sample(x0, torch.randn(x0.shape, generator=generator, dtype=x0.dtype).to(x0.device), schedule(t))
         true, variance = posterior(x0, x, schedule(t), schedule(t - 1))
         guess, _ = reverse(x, torch.full((len(x0),), t))
         fitted[t] = variance + (true - guess).square().mean()
@@ -276,11 +275,12 @@ class Binomial:
     def posterior_rate(self, x0: Tensor, x: Tensor, t: Tensor | int) -> Tensor:
         """P(x_{t-1} = 1 | x_t = x, x_0) by Bayes' rule, shaped like x: the odds before, times the step's.
 
-        ValueError for times below 1, which have nothing before them, and unless x0 holds zeros and ones only.
+        ValueError for times below 1, which have nothing before them, and unless both hold zeros and ones only.
         """
         _check_steps(t, 1, self.T)
         check_alike(x, x0=x0)
         _check_bits(x0)
+        _check_bits(x)
         one, zero = 1 - (1 - self.rate) * self.betas[t], self.rate * self.betas[t]  # P(x_t = 1) from either bit
         on, off = (one / zero).log(), ((1 - one) / (1 - zero)).log()
         odds = torch.logit(self.marginal_rate(x0, t - 1)) + torch.where(x == 1, expand(on, x), expand(off, x))
@@ -462,4 +462,4 @@ def _check_bits(x: Tensor) -> None:
 
 def _flip(rate: Tensor, generator: torch.Generator | None) -> Tensor:
     """Bits that are 1 at the given rates."""
-    return (torch.rand(rate.shape, generator=generator) < rate).to(rate)
+    return (torch.rand(rate.shape, generator=generator).to(rate.device) < rate).to(rate)

@@ -32,6 +32,14 @@ def expand(c: Coefficient, x: Tensor) -> Tensor:
     return c.view(-1, *[1] * (x.ndim - 1))
 
 
+def batch_time(t: float, x: Tensor) -> Tensor:
+    """The time of each item of x, (B,), on its device, in its precision but at least float32.
+
+    Half precision cannot tell t = 999 from 1000.
+    """
+    return x.new_full(x.shape[:1], t, dtype=torch.promote_types(x.dtype, torch.float32))
+
+
 def check_alike(x: Tensor, /, **others: Tensor) -> None:
     """ValueError unless x is a batch of floats, (B, ...), B > 0, and the others have its shape: no broadcasting."""
     if not x.is_floating_point():

@@ -40,11 +40,12 @@ def class_score(classifier: Classifier, labels: Tensor) -> ClassScore:
 
     def score(x: Tensor, t: Tensor) -> Tensor:
         check_alike(x)
+        tracked = x.requires_grad and torch.is_grad_enabled()  # a likelihood asks for gradients of this one
         with torch.enable_grad():
-            x = x.detach().requires_grad_()
+            x = x if tracked else x.detach().requires_grad_()
             log_probs = _check_log_probs(classifier(x, t), x, labels)
             chosen = log_probs[torch.arange(len(x), device=x.device), labels.to(x.device)]
-            return torch.autograd.grad(chosen.sum(), x)[0]
+            return torch.autograd.grad(chosen.sum(), x, create_graph=tracked)[0]
 
     return score
 
@@ -80,8 +81,8 @@ def classifier_guided(eps_fn: EpsFn, score: ClassScore, schedule: Schedule, scal
 def classifier_free(cond: EpsFn, uncond: EpsFn, scale: float) -> EpsFn:
     """uncond + scale * (cond - uncond), 1 being the conditional model, 0 the other [Ho & Salimans 2022, eq. 6].
 
-    The paper's w counts from the conditional model: see `from_paper_w`. Two network calls; exactly the one's answer at
-    scale 0, the other's at 1, and their common answer where they agree, at any scale.
+    The paper's w counts from the conditional model: see `from_paper_w`. Two network calls; exactly uncond's answer
+    at scale 0, cond's at 1, and their common answer where they agree, at any scale.
     """
     check_range(-math.inf, scale=scale)
     return lambda x, t: _lerp(check_answer(uncond(x, t), x), check_answer(cond(x, t), x), scale)
@@ -149,9 +150,11 @@ def clip_x0(eps_fn: EpsFn, schedule: Schedule, low: float = -1.0, high: float = 
     """Hold the estimate of x_0 inside the data's range, in sampling, as DDPM's code does [Ho 2020, code].
 
     At the noisiest levels x_0 is a small difference divided by a tiny scale: unclipped, a slightly wrong
-    eps throws it far out of range. Imagen calls this static thresholding.
+    eps throws it far out of range. Imagen calls this static thresholding. ValueError unless low < high.
     """
     check_range(-math.inf, low=low, high=high)
+    if not low < high:
+        raise ValueError(f"x_0 is held from low to high; got {low} and {high}")
     return _on_x0(eps_fn, schedule, lambda x0: x0.clamp(low, high))
 
 

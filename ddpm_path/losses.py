@@ -195,7 +195,6 @@ def bound_terms(
     x0: Tensor,
     times: Sequence[float],
     generator: torch.Generator | None = None,
-    decoder: Decoder = discretised_log_prob,
 ) -> Iterator[Tensor]:
     """The bound's terms along `times`, [T, ..., 0] or fewer, one (B,) for each step, in bits/dim.
 
@@ -207,7 +206,7 @@ def bound_terms(
     if len(grid) < 2 or grid[-1] != 0 or any(not t > s for t, s in itertools.pairwise(grid)):
         raise ValueError(f"the bound's times fall strictly from a start to data, [T, ..., 0]; got {times}")
     draw = noise_source(len(x0), x0.shape[1:], generator, x0.dtype, x0.device)
-    return _bound_terms(reverse, schedule, x0, grid, draw, decoder)
+    return _bound_terms(reverse, schedule, x0, grid, draw)
 
 
 @torch.no_grad()
@@ -217,11 +216,10 @@ def _bound_terms(
     x0: Tensor,
     times: Sequence[float],
     draw: Callable[[], Tensor],
-    decoder: Decoder,
 ) -> Iterator[Tensor]:
     every = torch.tensor(times, dtype=torch.float64)[:, None].expand(-1, len(x0))  # (steps + 1, B)
     for t, s in itertools.pairwise(every):
-        yield bound_term(reverse, schedule, x0, t, s, draw(), decoder)
+        yield bound_term(reverse, schedule, x0, t, s, draw())
 
 
 def bound_loss(variance: Variance) -> Loss:
@@ -328,8 +326,8 @@ class LossHistory:
 
         ValueError for a loss that is not finite, which would stay for many draws, and for times off the chain.
         """
-        if t.ndim != 1 or not bool(((t >= 1) & (t <= len(self.count))).all()):
-            raise ValueError(f"times are (B,), from 1 to {len(self.count)}; got {t.tolist()}")
+        if t.ndim != 1 or not bool(((t >= 1) & (t <= len(self.count)) & (t == t.floor())).all()):
+            raise ValueError(f"times are (B,), whole, from 1 to {len(self.count)}; got {t.tolist()}")
         if t.shape != loss.shape or not bool(loss.isfinite().all()):
             raise ValueError(f"one finite loss for each time, please; got {tuple(loss.shape)} for {tuple(t.shape)}")
         for i, value in zip((t.long() - 1).tolist(), loss.tolist(), strict=True):  # numbers: no graph, no device
@@ -345,7 +343,7 @@ class LossHistory:
 
 
 def weighted_times(p: Tensor, batch: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
-    """Whole times 1..T drawn with probabilities p (T,), one from each of `batch` equal slices of them, and 1 / (T p_t).
+    """Whole times 1..T drawn as p (T,) has it, one from each of `batch` equal slices of probability, and 1 / (T p_t).
 
     Both (batch,), times as floats. The mean of weight times loss is the uniform mean's, whatever p is: slices change
     the noise only, as in training's `stratified_times`. ValueError for a p that holds no probabilities.
@@ -353,7 +351,8 @@ def weighted_times(p: Tensor, batch: int, generator: torch.Generator | None = No
     check_range(1, batch=batch)
     if p.ndim != 1 or not bool((p >= 0).all() and 0 < p.sum() < math.inf):
         raise ValueError(f"p is (T,), none below 0 and one above; got {p.tolist()}")
-    i = torch.searchsorted(p.cumsum(0), stratified(batch, generator) * p.sum(), right=True).clamp(max=len(p) - 1)
+    p = p / p.sum()
+    i = torch.searchsorted(p.cumsum(0), stratified(batch, generator), right=True).clamp(max=len(p) - 1)
     return (i + 1).to(torch.float64), 1 / (len(p) * p[i])
 
 

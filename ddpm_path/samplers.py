@@ -18,6 +18,7 @@ from torch import Tensor
 from ddpm_path.gaussian import (
     AnyLevel,
     Coefficient,
+    batch_time,
     check_alike,
     check_answer,
     check_range,
@@ -151,7 +152,7 @@ def ancestral_learned(
     draw = noise_source(len(x), x.shape[1:], generator, x.dtype, x.device)
 
     def ask(x: Tensor, t: float) -> tuple[Tensor, Variance]:
-        eps, o = two_answers(net(x, _batch(t, x)), x)
+        eps, o = two_answers(net(x, batch_time(t, x)), x)
         return eps, lambda now, then: learned_variance(o, fixed_small(now, then), fixed_large(now, then))
 
     return _ancestral(ask, x, times, levels, shift, after, draw)
@@ -174,7 +175,7 @@ def _ancestral(
         noisy = then[1] > 0  # the data themselves get no noise, whatever the variance
         var = expand(variance(now, then) if noisy else 0.0, x)
         if shift is not None:
-            mean = shift(x, _batch(t, x), mean, var)
+            mean = shift(x, batch_time(t, x), mean, var)
         x = mean + var.sqrt() * draw() if noisy else mean
         if after is not None:
             x = after(x, s)
@@ -390,17 +391,22 @@ def ddim_first(sampler: Sampler) -> Sampler:
         times, _ = _check(schedule, x, times)
         if len(times) < 3:
             raise ValueError(f"times are [T, s, ...] with two steps or more; got {_show(times)}")
-        return _ddim_first(sampler, eps_fn, schedule, x, times)
+        return _ddim_first(sampler, eps_fn, schedule, x, times, generator)
 
     return walk
 
 
 def _ddim_first(
-    sampler: Sampler, eps_fn: EpsFn, schedule: Schedule, x: Tensor, times: Sequence[float]
+    sampler: Sampler,
+    eps_fn: EpsFn,
+    schedule: Schedule,
+    x: Tensor,
+    times: Sequence[float],
+    generator: torch.Generator | None,
 ) -> Iterator[State]:
     state = next(ddim(eps_fn, schedule, x, times[:2]))
     yield state
-    yield from sampler(eps_fn, schedule, state.x, times[1:])
+    yield from sampler(eps_fn, schedule, state.x, times[1:], generator=generator)
 
 
 @torch.no_grad()
@@ -602,12 +608,7 @@ def last(states: Iterable[State]) -> Tensor:
 
 
 def _ask(eps_fn: EpsFn, x: Tensor, t: float) -> Tensor:
-    return check_answer(eps_fn(x, _batch(t, x)), x)
-
-
-def _batch(t: float, x: Tensor) -> Tensor:
-    # At least float32: half precision cannot tell t = 999 from 1000.
-    return x.new_full(x.shape[:1], t, dtype=torch.promote_types(x.dtype, torch.float32))
+    return check_answer(eps_fn(x, batch_time(t, x)), x)
 
 
 def _check(schedule: Schedule, x: Tensor, times: Sequence[float], rising: bool = False) -> tuple[list[float], Levels]:

@@ -211,7 +211,7 @@ class VE:
 def uniform_times(T: int, steps: int) -> list[int]:
     """steps + 1 whole times from T down to 0, as evenly as whole numbers allow: 1000, 950, ..., 50, 0.
 
-    Elsewhere this grid is called trailing. For a later start than the last time, hand over the start as T.
+    Elsewhere this grid is called trailing. To begin below the last time, hand over that time as T.
     """
     _steps_in_range(T, steps)
     return [(2 * T * left + steps) // (2 * steps) for left in range(steps, -1, -1)]
@@ -245,7 +245,8 @@ def ratio_times(schedule: Schedule, steps: int, start: float | None = None) -> l
     DDIM's step is exact if eps is constant, and straight in std / scale: on this grid multistep methods have their
     full order. ValueError where `steps` are so many that the last lies below the first noisy time.
     """
-    scale, std = schedule(schedule.T if start is None else start)
+    start = schedule.T if start is None else start
+    scale, std = schedule(start)
     if steps < 1 or std == 0:
         raise ValueError(f"{steps} steps from t = {start}: choose at least 1, from a time with noise")
     ratios = std / scale * torch.arange(steps, 0, -1) / steps  # (steps,)
@@ -291,7 +292,7 @@ def _steps_in_range(T: int, steps: int) -> None:
     if not 1 <= steps <= T < math.inf or int(T) != T:
         raise ValueError(
             f"{steps} steps on a chain of {T}: choose between 1 and {T}. For continuous time "
-            "there are `ratio_times` and torch.linspace"
+            "there are `even_times` and `ratio_times`"
         )
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ddpm_path.gaussian import (
     Coefficient,
+    batch_time,
     check_alike,
     check_answer,
     check_range,
@@ -24,6 +25,7 @@ from ddpm_path.schedule import EpsFn, Schedule
 
 ScoreFn = Callable[[Tensor], Tensor]
 """x (B, ...) to grad log p(x), (B, ...)."""
+NO_GRADIENT = "this score has no gradient in x: call score_fn without no_grad and detach, or use `denoising`"
 
 
 def score_fn_at(eps_fn: EpsFn, schedule: Schedule, t: float) -> ScoreFn:
@@ -31,7 +33,7 @@ def score_fn_at(eps_fn: EpsFn, schedule: Schedule, t: float) -> ScoreFn:
     now = schedule(t)
     if now[1] == 0:
         raise ValueError(f"t = {t} is data, std 0: a noise predictor knows the score from the first noisy time on")
-    return lambda x: score_from_eps(check_answer(eps_fn(x, x.new_full(x.shape[:1], t, dtype=torch.float64)), x), now)
+    return lambda x: score_from_eps(check_answer(eps_fn(x, batch_time(t, x)), x), now)
 
 
 # --- objectives: all of them (B,), summed over dimensions; their means are what training lowers
@@ -200,15 +202,15 @@ def _differentiable(score_fn: ScoreFn, x: Tensor) -> tuple[Tensor, Tensor]:
     x = x.detach().requires_grad_()
     score = check_answer(score_fn(x), x)
     if not score.requires_grad:
-        raise ValueError(
-            "this score has no gradient in x: call score_fn without no_grad and detach, or use `denoising`"
-        )
+        raise ValueError(NO_GRADIENT)
     return x, score
 
 
 def _gradient(part: Tensor, x: Tensor) -> Tensor:
     """Of each item's number (B,) in x, itself open to gradients, for training."""
-    (gradient,) = torch.autograd.grad(part.sum(), x, create_graph=True)
+    (gradient,) = torch.autograd.grad(part.sum(), x, create_graph=True, allow_unused=True)
+    if gradient is None:  # only parameters have one
+        raise ValueError(NO_GRADIENT)
     return gradient
 
 

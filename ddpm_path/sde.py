@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ddpm_path.gaussian import (
     Coefficient,
+    batch_time,
     check_alike,
     check_answer,
     check_fits,
@@ -195,13 +196,20 @@ def likelihood(
 
     The density at T, `prior`, plus the integral of the flow's divergence. It is the model that `flow` samples from: the
     SDE with the same network is another one, unless eps_fn is exact. For data hand over x as they are: the paper,
-    too, takes them for x_t. Errors as in `flow`.
+    too, takes them for x_t. Errors as in `flow`; ValueError also for eps without a gradient in x.
     """
-    n = len(x)
+    n, traced = len(x), False
+
+    def field(x: Tensor, t: float) -> Tensor:
+        nonlocal traced
+        eps = _ask(eps_fn, x, t)
+        if not traced:  # once: it costs a gradient
+            traced = _check_traced(eps, x)
+        return flow_velocity(schedule, x, eps, t)
 
     def slope(state: Tensor, t: float) -> Tensor:
         here = state[n:].to(x).view_as(x)
-        velocity, spread = divergence(lambda x: flow_velocity(schedule, x, _ask(eps_fn, x, t), t), here)
+        velocity, spread = divergence(lambda x: field(x, t), here)
         return torch.cat([spread.double().cpu(), velocity.double().cpu().flatten()])
 
     begin = torch.cat([torch.zeros(n, dtype=torch.float64), x.detach().double().cpu().flatten()])
@@ -289,8 +297,11 @@ def inpaint(known: Tensor, mask: Tensor, schedule: Schedule, noise: Noise) -> Af
 
     known (B, ...) like x, mask to be broadcast to it; `noise` draws like x, as `noise_source` makes it. What is drawn
     lies between the world and its conditional, nearer to the world than one would think: the rest sees what is known
-    through each level's noise. Corrections bring it near, 8 or 30 at each level rather than 1.
+    through each level's noise. Corrections bring it near, 8 or 30 at each level rather than 1. ValueError for a mask
+    that is not bool.
     """
+    if mask.dtype != torch.bool:
+        raise ValueError(f"the mask is {mask.dtype}: give bools, True where the image is known")
 
     def after(x: Tensor, s: float) -> Tensor:
         check_alike(x, known=known)
@@ -301,7 +312,12 @@ def inpaint(known: Tensor, mask: Tensor, schedule: Schedule, noise: Noise) -> Af
 
 
 def in_basis(after: After, basis: Tensor) -> After:
-    """An `after` that sees the channels of x (B, C, ...) in an orthonormal basis, whose columns are its vectors."""
+    """An `after` that sees the channels of x (B, C, ...) in an orthonormal basis, whose columns are its vectors.
+
+    ValueError for another matrix (C, C).
+    """
+    if basis.ndim != 2 or not torch.allclose(basis.mT @ basis, torch.eye(basis.shape[1]).to(basis), atol=1e-5):
+        raise ValueError(f"the basis {tuple(basis.shape)} is not orthonormal: take q of torch.linalg.qr(basis)")
 
     def turned(x: Tensor, s: float) -> Tensor:
         return _turn(basis, after(_turn(basis.T, x), s))
@@ -324,10 +340,17 @@ def _turn(matrix: Tensor, x: Tensor) -> Tensor:
 
 
 def _ask(eps_fn: EpsFn, x: Tensor, t: float) -> Tensor:
-    eps = check_answer(eps_fn(x, x.new_full(x.shape[:1], t, dtype=torch.promote_types(x.dtype, torch.float32))), x)
+    eps = check_answer(eps_fn(x, batch_time(t, x)), x)
     if not bool(eps.isfinite().all()):
         raise FloatingPointError(f"eps_fn answered NaN or infinity at t = {t:g}: the ODE ends here")
     return eps
+
+
+def _check_traced(eps: Tensor, x: Tensor) -> bool:
+    """True; ValueError if autograd finds no way from eps to x, whose divergence would come out as 0."""
+    if not eps.requires_grad or torch.autograd.grad(eps.sum(), x, retain_graph=True, allow_unused=True)[0] is None:
+        raise ValueError("eps_fn has no gradient in x, so the flow no divergence: call it without no_grad and detach")
+    return True
 
 
 def _solve(

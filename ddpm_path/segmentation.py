@@ -281,6 +281,11 @@ def border_weights(instances: Tensor, balance: Tensor | float = 1.0, w0: float =
 
     check_range(0, w0=w0)
     check_range(1e-300, sigma=sigma)
+    if instances.ndim != 2 or instances.is_floating_point():
+        raise ValueError(
+            f"instances are whole numbers (H, W), of one image; got {tuple(instances.shape)} {instances.dtype}: "
+            "torch.stack the weights of each of a batch"
+        )
     cells = sorted(set(instances.flatten().tolist()) - {0})
     weights = torch.zeros(instances.shape, dtype=torch.float64)
     if isinstance(balance, Tensor) and balance.ndim:
@@ -298,9 +303,11 @@ def pixel_loss(scores: Tensor, target: Tensor, weights: Tensor) -> Tensor:
     scores (B, classes, H, W), target (B, H, W) whole numbers, weights (B, H, W). The papers sum; the mean keeps the
     learning rate's meaning over image sizes.
     """
+    if target.is_floating_point():
+        raise ValueError(f"the target holds {target.dtype}: convert it to whole numbers, the pixels' classes")
     check_alike(scores[:, 0], weights=weights, target=target.to(weights))
     check_range(0, scores.shape[1] - 1, smallest=float(target.min()), largest=float(target.max()))
-    return (F.cross_entropy(scores, target, reduction="none") * weights).mean()
+    return (F.cross_entropy(scores, target.long(), reduction="none") * weights).mean()
 
 
 def crop(x: Tensor, offset: int, size: Sequence[int]) -> Tensor:
@@ -312,9 +319,11 @@ def crop(x: Tensor, offset: int, size: Sequence[int]) -> Tensor:
 
 
 def centre(x: Tensor, size: Sequence[int]) -> Tensor:
-    """The middle `size` (H, W) of x (B, C, ., .), equally far from both sides."""
+    """The middle `size` (H, W) of x (B, C, ., .), equally far from both sides; ValueError if x is smaller."""
     check_input(x, x, "C", "H", "W")
     top, left = ((n - m) // 2 for n, m in zip(x.shape[2:], size, strict=True))
+    if top < 0 or left < 0:
+        raise ValueError(f"no {tuple(size)} in the middle of {tuple(x.shape[2:])}")
     return x[..., top : top + size[0], left : left + size[1]]
 
 

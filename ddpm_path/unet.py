@@ -25,27 +25,26 @@ halve = partial(F.avg_pool2d, kernel_size=2)
 double = partial(F.interpolate, scale_factor=2.0)  # each pixel four times
 
 
-def time_embedding(t: Tensor, dim: int, longest: float = 10000.0) -> Tensor:
-    """Sines, then cosines, of t at dim / 2 frequencies from 1 to 1 / longest, (B, dim) [Ho 2020, code].
+def time_embedding(t: Tensor, dim: int) -> Tensor:
+    """Sines, then cosines, of t at dim / 2 frequencies from 1 to 1 / 10,000, (B, dim) [Ho 2020, code].
 
     t (B,) is any real number, in steps of a chain of 1,000: never a row of a table.
     """
-    angle = _angles(t, dim, dim / 2 - 1, longest)  # (B, dim / 2)
+    angle = _angles(t, dim, dim / 2 - 1)  # (B, dim / 2)
     return torch.cat([angle.sin(), angle.cos()], dim=1)
 
 
-def improved_time_embedding(t: Tensor, dim: int, longest: float = 10000.0) -> Tensor:
-    """Cosines, then sines, of t at frequencies from 1 to just above 1 / longest, (B, dim) [Nichol 2021, code; ADM]."""
-    angle = _angles(t, dim, dim / 2, longest)  # (B, dim / 2)
+def improved_time_embedding(t: Tensor, dim: int) -> Tensor:
+    """Cosines, then sines, of t at frequencies from 1 to just above 1 / 10,000, (B, dim) [Nichol 2021, code; ADM]."""
+    angle = _angles(t, dim, dim / 2)  # (B, dim / 2)
     return torch.cat([angle.cos(), angle.sin()], dim=1)
 
 
-def _angles(t: Tensor, dim: int, last: float, longest: float) -> Tensor:
-    """t times longest^(-i / last) for i = 0, ..., dim / 2 - 1."""
-    check_range(1e-300, longest=longest)
+def _angles(t: Tensor, dim: int, last: float) -> Tensor:
+    """t times 10,000^(-i / last) for i = 0, ..., dim / 2 - 1."""
     if dim % 2 or last < 1 or t.ndim != 1:
         raise ValueError(f"times are (B,) and a width is even, 4 or more; got {tuple(t.shape)} and {dim}")
-    frequency = torch.exp(-math.log(longest) * torch.arange(dim // 2, device=t.device) / last)
+    frequency = torch.exp(-math.log(10000) * torch.arange(dim // 2, device=t.device) / last)
     return t.float()[:, None] * frequency
 
 
@@ -99,8 +98,9 @@ class ResBlock(nn.Module):
 class Attention(nn.Module):
     """Self-attention over all positions of a feature map, added to it; starts as the identity.
 
-    `edit`, if set, stands in for softmax(q k^T) v, to read the maps or to change them. head_width equal to channels
-    is a single head [Ho 2020]. rescale: a factor on the sum.
+    `edit`, if set, stands in for softmax(q k^T / sqrt(head_width)) v, to read the maps or to change them. head_width
+    equal to channels is a single head [Ho 2020]. rescale: a factor on the sum. ValueError for a head_width that does
+    not divide channels.
     """
 
     def __init__(
@@ -113,6 +113,9 @@ class Attention(nn.Module):
         rescale: float = 1.0,
     ) -> None:
         super().__init__()
+        check_range(1, head_width=head_width)
+        if channels % head_width:
+            raise ValueError(f"{channels} channels make no whole number of heads of width {head_width}")
         self.heads, self.edit, self.rescale = channels // head_width, edit, rescale
         self.norm = nn.GroupNorm(groups, channels, eps)
         self.qkv = nn.Conv2d(channels, 3 * channels, 1)

@@ -315,7 +315,9 @@ def test_checkerboard_energy_of_known_images():
     pattern = (cv.overlap(3, 2)[:, None] * cv.overlap(3, 2)).repeat(8, 8)[None, None]
     close(cv.checkerboard_energy(pattern, 2), [1.0])
     close(cv.checkerboard_energy(pattern, 4), [1.0])  # what repeats every 2 repeats every 4
-    close(cv.checkerboard_energy(torch.full((1, 1, 8, 8), 0.3), 2), [0.0])
+    for dtype in (torch.float32, torch.float64):
+        for size, value in ((8, 0.3), (12, 0.1), (30, -0.7), (6, 1e-9)):  # whose means are not exact
+            close(cv.checkerboard_energy(torch.full((1, 1, size, size), value, dtype=dtype), 2), [0.0])
     wave = (torch.arange(16) * 2 * math.pi / 16).sin().expand(1, 1, 16, 16)
     close(cv.checkerboard_energy(wave, 2), [0.0], atol=1e-15)
     # White noise spreads over 16 * 16 - 1 frequencies, 15 of them the grid's; relative spread sqrt(2 / 15 / 4000).
@@ -346,6 +348,13 @@ def test_resize_convolution_is_a_transposed_convolution_whose_phases_agree():
         (lambda: cv.output_size(9, 3, 0), "stride = 0"),
         (lambda: cv.output_padding(9, 3, 0), "stride = 0"),
         (lambda: cv.transposed_field(Layer(3, 0)), "stride = 0"),
+        (lambda: cv.transposed_size(3, 3, 0), "stride = 0"),
+        (lambda: cv.transposed_size(0, 3), "size = 0"),
+        (lambda: cv.transposed_size(3, 3, 2, 0, 1, 2), "output_padding = 2"),
+        (lambda: cv.transposed_size(3, 3, 2, 0, 1, -1), "output_padding = -1"),
+        (lambda: cv.overlap(3, 0), "stride = 0"),
+        (lambda: cv.overlap(0, 2), "kernel = 0"),
+        (lambda: cv.overlap(3, 2, -1), "padding = -1"),
         (lambda: cv.crop_offset(Field(1, 0, 0), Field(1, 0, 0)), "jump = 0"),
         (lambda: cv.matrix(torch.ones(2, 2, 3), (6, 7)), "x is to be"),
         (lambda: cv.transposed(torch.ones(1, 2, 4, 4), torch.ones(2, 2, 3, 3).double(), (6, 6)), "convert one"),

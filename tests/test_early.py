@@ -514,6 +514,7 @@ def test_data_that_are_not_bits_are_refused(bad):
     x0 = torch.tensor([[0.0, 1.0, bad]])
     for call in (
         lambda: SMALL.sample(x0, 1),
+        lambda: SMALL.posterior_rate(torch.ones(1, 3), x0, 2),
         lambda: early.binomial_term(crooked, SMALL, x0, torch.tensor([2])),
         lambda: early.binomial_bound(crooked, SMALL, x0),
     ):

@@ -152,7 +152,7 @@ LEGAL: list[tuple[str, Callable[[World], Any]]] = [
     ("segmentation.c* x: *", rand(2, 3, 4, 4)), ("* offset: int", always(1)),
     ("* module: *", lambda w: nn.Conv2d(1, 2, 3)), ("* balance: *", lambda w: w.one(1.0, w.rand(6, 5, low=0.1))),
     # networks
-    ("* embed: *", lambda w: w.one(unet.time_embedding, unet.improved_time_embedding)), ("* longest: *", always(1e4)),
+    ("* embed: *", lambda w: w.one(unet.time_embedding, unet.improved_time_embedding)),
     ("unet.*_embedding dim: *", always(8)), ("* embedding: *", lambda w: w.one(None, 4)),
     ("* widths: *", always((8, 16))), ("* attention: *", lambda w: w.one((), (0,), (0, 1))),
     ("* head_width: *", lambda w: w.one(4, 8)), ("* heads: *", lambda w: w.one(0, 2)),

@@ -507,7 +507,7 @@ def net(x, t, label=None):
     ],
 )
 def test_guidance_is_by_a_finite_number(function, message):
-    function(-1e300)
+    function(1e300 if message == "high" else -1e300)
     for bad in (math.nan, math.inf, -math.inf):
         with pytest.raises(ValueError, match=f"^{message} = {bad}: give a finite number"):
             function(bad)
@@ -529,6 +529,12 @@ def test_every_answer_of_a_network_is_looked_at(guided):
     assert guided(net).shape == ONE.shape
     with pytest.raises(ValueError, match="a network answered"):
         guided(lambda x, t: x[:1])
+
+
+@pytest.mark.parametrize(("low", "high"), [(1.0, -1.0), (0.5, 0.5)])
+def test_x0_is_held_from_low_to_high(low, high):
+    with pytest.raises(ValueError, match=f"from low to high; got {low} and {high}"):
+        clip_x0(net, LINEAR, low, high)
 
 
 def test_what_is_guided_is_a_batch_of_floats_with_a_label_each():

@@ -600,6 +600,8 @@ def test_nichol2021_eq18_weights_make_the_sum_the_uniform_mean():
     counted = torch.bincount(t.long() - 1, minlength=50) / 200_000
     close(counted, p, atol=2 / 200_000, rtol=0)  # slices: off by less than two draws
     close((weight * losses[t.long() - 1]).mean(), losses.mean(), rtol=1e-3)
+    for mine, alike in zip(weighted_times(7 * p, 100, seeded(3)), weighted_times(p, 100, seeded(3)), strict=True):
+        close(mine, alike)  # a sum other than 1 is divided out
 
 
 @pytest.mark.parametrize("batch", [1, 7, 64])

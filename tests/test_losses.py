@@ -189,6 +189,7 @@ def test_the_true_target_reads_as_the_true_eps(prediction, now):
         (lambda: LossHistory(1, 0), "each = 0"),
         (lambda: LossHistory(3).add(torch.tensor([0.0]), torch.ones(1)), r"from 1 to 3; got \[0.0\]"),
         (lambda: LossHistory(3).add(torch.tensor([4.0]), torch.ones(1)), r"from 1 to 3; got \[4.0\]"),
+        (lambda: LossHistory(3).add(torch.tensor([1.5]), torch.ones(1)), r"whole, from 1 to 3; got \[1.5\]"),
         (lambda: LossHistory(3).add(torch.tensor(1.0), torch.tensor(1.0)), r"times are \(B,\)"),
         (lambda: weighted_times(torch.ones(3), 0), "batch = 0"),
         (lambda: weighted_times(torch.zeros(3), 1), r"p is \(T,\)"),

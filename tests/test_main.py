@@ -16,7 +16,7 @@ from ddpm_path.__main__ import listing, main
 from ddpm_path.lab import diagnosis, doctor, making, metrics, plots, record, roadmap, runner, zoo
 from ddpm_path.lab.recipes import Recipe
 from ddpm_path.lab.record import Claim, State
-from ddpm_path.schedule import Discrete, leading_times, linear_betas, quadratic_times, ratio_times, uniform_times
+from ddpm_path.schedule import VP, Discrete, leading_times, linear_betas, quadratic_times, ratio_times, uniform_times
 
 Capture = pytest.CaptureFixture[str]
 
@@ -212,6 +212,22 @@ def test_sample_takes_every_sampler_on_every_grid(
             assert sampler is None or seen["sampler"] == (("DDIM first", sampler) if first else sampler)
 
 
+@pytest.mark.parametrize(("sampler", "late"), [("ancestral", None), ("plms", 0.856)])
+def test_sample_takes_every_sampler_on_an_sde(
+    drawn: Shown, monkeypatch: pytest.MonkeyPatch, sampler: str, late: float | None
+) -> None:
+    """Times are not whole there, and 1 is not a number of steps: 1,000 unless it is said."""
+    schedule, seen = VP(), []
+    monkeypatch.setattr(zoo, "load", lambda name, folder: (lambda x, t, label=None: 0.5 * x, schedule))
+    monkeypatch.setattr(metrics, "sample", lambda net, schedule, n, shape, times, *rest: seen.append(times) or drawn)
+    for more in ([], ["--steps", "20"]):
+        assert main(["sample", "toy", "--sampler", sampler, *more]) == 0
+    assert [len(times) - 1 for times in seen] == [1001 if late else 1000, 20]
+    for times in seen:
+        assert times[0] == 1 and times[-2:] == [pytest.approx(1e-3), 0]
+        assert late is None or times[1] == pytest.approx(late, abs=1e-3)
+
+
 def test_sample_takes_eta_and_a_start(drawn: Shown, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
     schedule = Discrete.from_betas(linear_betas())
     monkeypatch.setattr(zoo, "load", lambda name, folder: (lambda x, t, label=None: 0.5 * x, schedule))
@@ -236,6 +252,7 @@ def test_sample_takes_eta_and_a_start(drawn: Shown, monkeypatch: pytest.MonkeyPa
         (["--start", "0"], "choose between 1 and 1000"),
         (["--steps", "0"], "0 steps on a chain of 1000: choose between 1 and 1000"),
         (["--steps", "1001"], "choose between 1 and 1000"),
+        (["--sampler", "plms", "--steps", "1"], "begins with a step of DDIM on toy: give --steps 2 or more"),
         (["--out", "grid.jpeg"], "give a name like grid.png"),
         (["--seed", "-1"], "a seed is a whole number"),
     ],

@@ -7,12 +7,13 @@ from functools import partial
 import pytest
 import torch
 from diffusers import PNDMScheduler
-from helpers import COSINE, LINEAR, SCHEDULES, close, gaussian_eps, randn, skewed_mixture
+from helpers import COSINE, LINEAR, SCHEDULES, close, gaussian_eps, randn, seeded, skewed_mixture
 
 from ddpm_path.exact import FiniteData, isotropic_mixture
 from ddpm_path.gaussian import q_sample, x0_from_eps
 from ddpm_path.samplers import (
     ADAMS_BASHFORTH,
+    ancestral,
     ddim,
     ddim_first,
     f_pndm,
@@ -228,6 +229,12 @@ def test_ddim_first_takes_one_step_of_ddim_and_goes_on_afresh(sampler):
     for wrong in ([1000, 0], [0, 500, 1000]):
         with pytest.raises(ValueError, match="times"):
             ddim_first(sampler)(EPS, LINEAR, x, wrong)  # not iterated
+
+
+def test_ddim_first_hands_the_generator_on():
+    x, times = randn(2, 3), [1000, 500, 250, 0]
+    ends = [last(ddim_first(ancestral)(EPS, LINEAR, x, times, generator=seeded(seed))) for seed in (1, 1, 2)]
+    assert torch.equal(ends[0], ends[1]) and not torch.equal(ends[0], ends[2])
 
 
 def test_ddim_first_cures_the_top_of_the_cosine_schedule():

@@ -11,7 +11,7 @@ from helpers import COSINE, close, gaussian_eps, rand, randn, seeded, skewed_mix
 from ddpm_path.exact import isotropic_mixture
 from ddpm_path.losses import EPS, simple
 from ddpm_path.samplers import annealed_langevin, last
-from ddpm_path.schedule import VE, VP
+from ddpm_path.schedule import VE, VP, Discrete, linear_betas
 from ddpm_path.score import (
     best_step,
     denoising,
@@ -197,10 +197,12 @@ def test_score_in_a_noise_predictor(schedule):
     close(found, by_autograd, rtol=1e-9)
 
 
-def test_a_score_s_time_is_handed_over_unrounded():
-    seen = []
-    score_fn_at(lambda x, t: seen.append(t) or x, VP(), 0.1)(randn(2, 3).float())
-    assert seen[0].tolist() == [0.1, 0.1]
+def test_a_score_s_time_is_of_x_s_precision_as_samplers_have_it_but_at_least_float32():
+    seen, schedule = [], Discrete.from_betas(linear_betas())
+    for dtype in (torch.float64, torch.float32, torch.bfloat16):
+        score_fn_at(lambda x, t: seen.append(t) or x, schedule, 999)(randn(2, 3).to(dtype))
+    assert [t.dtype for t in seen] == [torch.float64, torch.float32, torch.float32]
+    assert all(t.tolist() == [999, 999] for t in seen)
 
 
 def test_what_has_no_score_is_refused():
@@ -208,7 +210,10 @@ def test_what_has_no_score_is_refused():
         score_fn_at(gaussian_eps(0, 1, VE()), VE(), 0)
     with pytest.raises(ValueError, match="std > 0"):
         denoising(lambda x: -x, randn(2, 3), randn(2, 3), torch.tensor([0.1, 0.0]))
+    layer = torch.nn.Linear(3, 3).double()  # its parameters have gradients, x has none
     for loss in (lambda f: implicit(f, randn(2, 3)), lambda f: sliced(f, randn(2, 3), randn(2, 3))):
+        with pytest.raises(ValueError, match="no gradient in x"):
+            loss(lambda x: layer(x.detach()))
         with pytest.raises(ValueError, match="no gradient in x"):
             loss(torch.no_grad()(lambda x: -x))
         with pytest.raises(ValueError, match="shapes must be equal"):

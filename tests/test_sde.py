@@ -426,6 +426,39 @@ def test_song2021_app_d2_the_prior_of_ve_is_the_larger_error():
     assert 0.01 < float(off.abs().mean()) < 0.1
 
 
+@every_sde
+@pytest.mark.parametrize("divergence", [sde.exact_divergence, sde.hutchinson(randn(20, 2, seed=9))])
+def test_song2021_app_d2_likelihood_goes_through_a_classifier_s_gradient(name, divergence):
+    """Guided at scale 1 the world is its class, eps for eps: the divergence must see the score's own gradient."""
+    schedule, world = SDES[name], skewed_mixture()
+    score = class_score(lambda x, t: world.log_class(x, schedule(t)), torch.ones(20, dtype=torch.long))
+    guided = classifier_guided(world.eps_fn(schedule), score, schedule, 1.0)
+    alone = GaussianMixture(torch.ones(1), world.means[1:2], world.covariances[1:2])
+    x = alone.sample(20, seeded(0))[0]
+    mine, true = (
+        sde.likelihood(eps_fn, schedule, x, sde.normal_prior(schedule), divergence)
+        for eps_fn in (guided, alone.eps_fn(schedule))
+    )
+    close(mine.log_prob, true.log_prob, atol=1e-3)
+
+
+def test_song2021_app_d2_likelihood_from_a_later_time_is_log_p_there():
+    schedule, world = VP(), skewed_mixture()
+    now = schedule(0.3)
+    x = q_sample(world.sample(50, seeded(0))[0], randn(50, 2), now)
+    prior = lambda x: world.log_prob(x, schedule(1))  # noqa: E731
+    found = sde.likelihood(world.eps_fn(schedule), schedule, x, prior, sde.exact_divergence, 0.3, 1e-6, 1e-6)
+    close(found.log_prob, world.log_prob(x, now), atol=1e-4)
+
+
+def test_a_likelihood_of_eps_without_gradients_is_refused():
+    layer = torch.nn.Linear(2, 2).double()  # its parameters have gradients, x has none
+    for eps_fn in (torch.no_grad()(lambda x, t: 0.5 * x), lambda x, t: layer(x.detach())):
+        for divergence in (sde.exact_divergence, sde.hutchinson(randn(3, 2))):
+            with pytest.raises(ValueError, match="no gradient in x"):
+                sde.likelihood(eps_fn, VP(), randn(3, 2), sde.normal_prior(VP()), divergence)
+
+
 def test_the_normal_prior_is_torch_s():
     x = randn(4, 2, 3)
     true = torch.distributions.Normal(0.0, torch.tensor(50.0, dtype=torch.float64)).log_prob(x).sum((1, 2))
@@ -652,6 +685,9 @@ def noise():
         (lambda: sde.inpaint(Q[:1], Q > 0, VP(), noise)(Q, 0.5), "known is"),
         (lambda: sde.inpaint(Q, Q[:, :2] > 0, VP(), noise)(Q, 0.5), "mask is .* does not repeat"),
         (lambda: sde.inpaint(Q, Q[None] > 0, VP(), noise)(Q, 0.5), "mask is .* does not repeat"),
+        (lambda: sde.inpaint(Q, Q, VP(), noise), "the mask is torch.float32: give bools"),
+        (lambda: sde.in_basis(lambda x, s: x, 2 * torch.eye(3)), "not orthonormal"),
+        (lambda: sde.in_basis(lambda x, s: x, torch.eye(3)[:2]), "not orthonormal"),
         (lambda: sde.colourise(Q, VP(), noise), r"grey images are \(B, 1, H, W\)"),
         (lambda: sde.in_basis(lambda x, s: x, torch.eye(2))(Q, 0.5), r"a basis is \(C, C\)"),
         (lambda: sde.flow(lambda x, t: x, VP(), Q, 1.0, 0.1, rtol=-1.0), "rtol = -1.0"),

@@ -431,11 +431,16 @@ def test_images_of_another_type_are_refused():
         (lambda: sg.border_weights(torch.eye(3).long(), w0=-1.0), "w0 = -1"),
         (lambda: sg.border_weights(torch.eye(3).long(), sigma=0.0), "sigma = 0"),
         (lambda: sg.border_weights(torch.eye(3).long(), balance=torch.ones(3)), "balance is"),
+        (lambda: sg.border_weights(torch.ones(2, 3, 3).long()), r"of one image; got \(2, 3, 3\)"),
+        (lambda: sg.border_weights(torch.eye(3)), "torch.float32"),
+        (lambda: sg.pixel_loss(torch.zeros(1, 2, 3, 3), torch.zeros(1, 3, 3), torch.ones(1, 3, 3)), "whole numbers"),
         (lambda: sg.pixel_loss(torch.zeros(1, 2, 3, 3), torch.zeros(1, 3, 3).long(), torch.ones(3, 3)), "weights is"),
         (lambda: sg.pixel_loss(torch.zeros(1, 2, 3, 3), torch.zeros(3, 3).long(), torch.ones(1, 3, 3)), "target is"),
         (lambda: sg.pixel_loss(torch.zeros(1, 2, 1, 2), torch.tensor([[[0, 2]]]), torch.ones(1, 1, 2)), "largest = 2"),
         (lambda: sg.pixel_loss(torch.zeros(1, 2, 1, 1), torch.tensor([[[-1]]]), torch.ones(1, 1, 1)), "smallest = -1"),
         (lambda: sg.centre(torch.zeros(2, 3, 3), (1, 1)), "x is to be"),
+        (lambda: sg.centre(torch.zeros(1, 1, 4, 4), (6, 4)), r"no \(6, 4\) in the middle of \(4, 4\)"),
+        (lambda: sg.centre(torch.zeros(1, 1, 4, 4), (4, 5)), r"no \(4, 5\) in the middle of \(4, 4\)"),
         (lambda: sg.he(nn.Conv2d(1, 1, 1), 0), "inputs = 0"),
     ],
 )
@@ -450,6 +455,9 @@ def test_the_smallest_of_them_are_legal():
     assert sg.border_weights(torch.eye(2).long(), torch.tensor(2.0), w0=0.0).tolist() == [[2.0, 2.0], [2.0, 2.0]]
     loss = sg.pixel_loss(torch.zeros(1, 2, 1, 2), torch.tensor([[[0, 1]]]), torch.ones(1, 1, 2))
     assert float(loss) == pytest.approx(math.log(2))
+    for dtype in (torch.uint8, torch.bool):
+        assert sg.pixel_loss(torch.zeros(1, 2, 1, 2), torch.tensor([[[0, 1]]]).to(dtype), torch.ones(1, 1, 2)) == loss
+    assert sg.centre(torch.ones(1, 1, 2, 3), (2, 3)).shape == (1, 1, 2, 3)
     sg.he(nn.Conv2d(1, 1, 1), 1)
 
 

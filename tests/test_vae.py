@@ -426,6 +426,8 @@ def test_log_normal_refuses_shapes_that_would_spread_x():
     """Images (N, 1, H, W) against means (N, H, W) would compare every image with every mean."""
     with pytest.raises(ValueError, match=r"mean is \(3, 2, 2\)"):
         log_normal(randn(3, 1, 2, 2), randn(3, 2, 2), 0.0)
+    with pytest.raises(ValueError, match="convert it to floats"):
+        log_normal(torch.tensor([10]), torch.tensor([10.6]), 0.0)
 
 
 def test_the_parts_of_a_bound_have_one_shape():

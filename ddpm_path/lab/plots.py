@@ -36,7 +36,7 @@ def grid(
     dots = max(1, round(zoom * min(10.0, 0.75 * columns) * DPI / sheet.shape[1]))
     width, height = dots * sheet.shape[1] / DPI, dots * sheet.shape[0] / DPI
     left = 0.15 + 0.075 * max(map(len, rows)) if rows else 0.0  # inches for the words
-    top = 0.25 if titles else 0.0
+    top = 0.17 + 2 * dots / DPI if titles else 0.0
     figure = Figure(figsize=(left + width, height + top))
     axes = figure.add_axes((left / (left + width), 0, width / (left + width), height / (height + top)))
     axes.imshow(sheet[..., 0] if C == 1 else sheet, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
@@ -117,7 +117,7 @@ def loss_by_level(times: Sequence[float], curves: Mapping[str, Tensor]) -> Figur
         axes.plot(times, curve, marker="o", markersize=3, label=name)
     axes.axhline(1.0, color="black", linestyle=":", linewidth=1, label="doing nothing")
     axes.set(xlabel="t", ylabel="mean squared error of eps", yscale="log", ylim=(1e-4, 2))
-    axes.legend(fontsize=8)
+    axes.legend(fontsize=8, frameon=True, framealpha=1, edgecolor="none")  # over the dotted line
     return figure
 
 
