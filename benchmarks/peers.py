@@ -10,6 +10,7 @@ with the peers; by hand: pip install '.[test]' && pip install --no-deps -r bench
 
 import argparse
 import json
+import math
 import statistics
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache, partial
@@ -100,17 +101,30 @@ def plan(names: Sequence[str], seeds: Sequence[int], budgets: Sequence[int], sma
 
 
 def best_smaller(found: Results, name: str, budget: int) -> str | None:
-    """The smaller network of a package with the least kernel distance, by the most samples and calls of a first seed.
+    """The smaller network of a package with the least kernel distance with the first seed; None if none is measured.
 
-    None if none is measured.
+    By as many samples and calls as all that were tried have in common.
     """
     documented = next(iter(PACKAGES[name].forms))
     mine = [r for r in found if (r["package"], r["budget"]) == (name, budget) and r["form"] != documented]
-    if not mine:
+    first = [r for r in mine if r["seed"] == min(r["seed"] for r in mine)]
+    by_amount: dict[tuple[int, int], dict[str, float]] = {}
+    for r in first:
+        by_amount.setdefault((r["n"], r["calls"]), {})[r["form"]] = r["metrics"]["kernel distance"][0]
+    if not by_amount:
         return None
-    most = max((-r["seed"], r["n"], r["calls"]) for r in mine)
-    mine = [r for r in mine if (-r["seed"], r["n"], r["calls"]) == most]
-    return min(mine, key=lambda r: r["metrics"]["kernel distance"][0])["form"]
+    distances = by_amount[max(by_amount, key=lambda amount: (len(by_amount[amount]), amount))]
+    return min(distances, key=lambda form: distances[form])
+
+
+def smaller_tried(found: Results) -> dict[int, list[str]]:
+    """The smaller networks that were measured with each budget."""
+    tried: dict[int, list[str]] = {}
+    for r in sorted(found, key=lambda r: (r["budget"], list(PACKAGES).index(r["package"]))):
+        row = f"{r['package']} {r['form']}"
+        if r["form"] != next(iter(PACKAGES[r["package"]].forms)) and row not in tried.setdefault(r["budget"], []):
+            tried[r["budget"]].append(row)
+    return tried
 
 
 def paces(names: Sequence[str]) -> dict[str, float]:
@@ -182,8 +196,7 @@ def judged(images: Tensor) -> dict[str, tuple[float, float]]:
     found |= {guard.metric: (guard.value, guard.error) for guard in guards}
     at = torch.randperm(len(data.test), generator=torch.Generator().manual_seed(0))[:n]
     seen, test = recogniser.features(images), recogniser.features(data.test[at])
-    _, error = metrics.kernel_difference(seen, recogniser.features(data.train[:n]), test)
-    found["kernel distance"] = (metrics.kernel_distance(seen, test), error)
+    found["kernel distance"] = (metrics.kernel_distance(seen, test), metrics.kernel_error(seen, test))
     if n >= 2000:
         draws = torch.randint(n, (100, n), generator=torch.Generator().manual_seed(0))
         spread = [metrics.frechet_distance(seen[draw], test) for draw in draws]
@@ -259,11 +272,14 @@ BEST: dict[str, Callable[[Iterable[float]], float]] = {
 
 
 def mean(group: Results, metric: str) -> tuple[float, float]:
-    """Over seeds, and its standard error: from their spread where there are several, else the single result's own."""
-    values = [r["metrics"][metric][0] for r in group]
-    if len(values) == 1:
-        return tuple(group[0]["metrics"][metric])
-    return statistics.mean(values), statistics.stdev(values) / len(values) ** 0.5
+    """Over seeds, and its standard error: the results' own, or that of their spread if it is larger.
+
+    The spread of two or three can be small by chance, but no mean is surer than what it is made of.
+    """
+    values, errors = zip(*(r["metrics"][metric] for r in group), strict=True)
+    own = math.hypot(*errors) / len(values)
+    spread = statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else 0.0
+    return statistics.mean(values), max(own, spread)
 
 
 def shown(value: float, error: float, best: float) -> str:
@@ -284,15 +300,16 @@ Every package trains on MNIST's 60,000 training images without labels for the sa
 samples without guidance. Only training is timed: how long a step takes, batches and moving average included, is
 measured first, on the machine at rest (the median of {trial} steps), and then as many steps are made as fit into the
 time. Of each package there is its documented network and the best of three
-smaller ones: all three are trained with the first seed, and the one with the least kernel distance is taken.
+smaller ones: all three are trained with the first seed, and the one with the least kernel distance is taken. Tried so
+far: {tried}.
 
 Recognised: the share that a small classifier, trained apart, sees as any digit with confidence above 0.9, over that of
 the test images. Noise is recognised, too, which its guard tells: in brackets, and out of the running, is what has a
 coverage below {covered}. Coverage: the share of test images with a sample nearer than their fifth test neighbour, in
 pixels, over that of as many training images. Novelty: median distance to the nearest training image, over that of test
 images; copies have 0, and what is well above 1 is noise. Kernel distance: cubic, unbiased, in that classifier's
-features, from as many test images; Frechet distance in the same. Errors are standard errors: over seeds, where there
-are several, else over images. Best of each column in bold, for novelty the nearest to 1. Rows that one misses are not
+features, from as many test images; Frechet distance in the same. Errors are standard errors over images, or over
+seeds, where they spread more. Best of each column in bold, for novelty the nearest to 1. Rows that one misses are not
 measured yet: the command above goes on with them.
 
 {quality}
@@ -340,9 +357,10 @@ def page() -> str:
         fast = json.loads(path.read_text(encoding="utf-8"))
         speed = SPEED.format(rounds=ROUNDS, batch=BATCH, tables=speeds(fast), machine=fast["machine"])
     quality = "\n\n".join(qualities(found)) or "Not measured yet."
+    tried = "; ".join(f"{budget} seconds: {', '.join(forms)}" for budget, forms in smaller_tried(found).items())
     machines = f"Steps were timed on {paces([])['machine']}." if found else ""
     text = TEXT.format(
-        speed=speed.strip(), quality=quality, trial=TRIAL - WARM_UP - 1, covered=COVERED, machines=machines
+        speed=speed.strip(), quality=quality, trial=TRIAL - WARM_UP - 1, covered=COVERED, machines=machines, tried=tried
     )
     return text.rstrip() + "\n"
 

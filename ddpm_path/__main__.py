@@ -68,7 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     asking = commands.add_parser("diagnose", help="one page on a training: what is wrong with it, and what to do")
     asking.add_argument("folder", type=Path, metavar="FOLDER", help="where `train` writes, or wrote")
     asking.add_argument("--data", type=Path, metavar="IMAGES", help="the images, if it trains on your own")
-    asking.add_argument("--size", type=_positive, default=32, help="with --data (default: %(default)s)")
+    asking.add_argument("--size", type=_positive, help="with --data: pixels a side (default: 32)")
 
     sampling = commands.add_parser("sample", help="draw samples from a shipped model")
     sampling.add_argument("name", metavar="NAME", help="a model of the zoo (digits, mnist, ...) or a training's folder")
@@ -169,8 +169,10 @@ def doctor() -> int:
     return int(any(finding.remedy for finding in findings))
 
 
-def diagnose(folder: Path, data: Path | None, size: int) -> None:
+def diagnose(folder: Path, data: Path | None, size: int | None) -> None:
     """Print one page on a training, and write it with pictures into its folder."""
+    if size is not None and data is None:
+        raise ValueError("--size belongs to --data: a recipe has its own")
     from ddpm_path.lab import diagnosis
     from ddpm_path.lab.datasets import DATASETS
     from ddpm_path.lab.doctor import report
@@ -179,7 +181,7 @@ def diagnose(folder: Path, data: Path | None, size: int) -> None:
     recipe, _ = diagnosis.load(folder)
     if data is None and recipe.data not in DATASETS:
         raise ValueError(f"this run trains on images of its own, {recipe.data}: name their folder with --data")
-    images = DATASETS[recipe.data]() if data is None else own_images(data, size)
+    images = DATASETS[recipe.data]() if data is None else own_images(data, size or 32)
     print(report(diagnosis.diagnose(folder, images)))
     print(f"with pictures: {folder / 'diagnosis.html'}")
 

@@ -2,7 +2,7 @@
 
     python tests/crash.py 25
 
-Of so many kills every fourth falls inside a checkpoint's write, the others at random times. pytest does a few of them.
+Of so many kills every second falls inside a checkpoint's write, the others at random times. pytest does a few of them.
 """
 
 import os

@@ -83,9 +83,20 @@ def test_a_run_is_diagnosed_from_its_folder(tmp_path, monkeypatch):
     train.train(replace(RECIPE, steps=2), data, tmp_path)
     found = remedies(diagnosis.diagnose(tmp_path, data))
     assert found["moving average"] and found["error of eps"] and not found["first bad step"]
+    with pytest.raises(ValueError, match="not trained on these images"):
+        diagnosis.diagnose(tmp_path, data._replace(train=-data.train))
     page = (tmp_path / "diagnosis.html").read_text()
     for picture in ("curves.png", "loss-by-level.png", "diagnosis.png"):
         assert f'src="{picture}"' in page and (tmp_path / picture).exists()
+
+
+def test_a_run_that_hides_the_time_is_diagnosed_at_the_same_levels(tmp_path, monkeypatch):
+    monkeypatch.setattr(train, "_picture", lambda *arguments: None)
+    monkeypatch.setattr(diagnosis, "SAMPLES", 2)
+    data = digits(8)
+    train.train(replace(RECIPE, steps=1, betas="ve-digits", prediction="eps", T=0), data, tmp_path)
+    (levels,) = [f.state for f in diagnosis.diagnose(tmp_path, data) if f.subject == "error of eps"]
+    assert levels.count("t = ") == 9
 
 
 def test_a_run_that_exploded_has_its_bad_step_in_the_log(tmp_path, monkeypatch):

@@ -42,7 +42,7 @@ def test_a_damaged_model_is_named_with_its_remedy(sound, tmp_path):
     sound.setattr(doctor.zoo, "verify", lambda name: verify(name, tmp_path / "zoo"))
     found = problems(examine())
     assert list(found) == ["model digits"]
-    assert "damaged" in found["model digits"].state and "train digits" in found["model digits"].remedy
+    assert "damaged" in found["model digits"].state and "git checkout data/zoo" in found["model digits"].remedy
 
 
 def test_more_threads_than_cores_is_a_problem(sound):

@@ -286,3 +286,12 @@ def test_cifar10_as_jpegs_says_so(tmp_path, monkeypatch):
     for image, label in zip(data.train, data.train_labels, strict=True):
         close(image.mean((1, 2)), np.array(colours["train"][label]) / 127.5 - 1, atol=4 / 127.5, rtol=0)
     close(data.test[0].mean((1, 2)), np.array(colours["test"][0]) / 127.5 - 1, atol=4 / 127.5, rtol=0)
+    packed = tmp_path / "cifar10" / "cifar10-jpeg.npz"
+    whole = packed.read_bytes()
+    for bad in (whole[: len(whole) // 2], b"", b"<html>"):
+        packed.write_bytes(bad)
+        with pytest.raises(ValueError, match=r"cifar10-jpeg\.npz is damaged"):
+            datasets.cifar10()
+    np.savez(packed, train_jpeg=content["train_jpeg"])
+    with pytest.raises(ValueError, match=r"cifar10-jpeg\.npz is damaged \(KeyError"):
+        datasets.cifar10()

@@ -92,6 +92,14 @@ def test_subfolders_are_classes_with_every_tenth_image_of_each_for_testing(tmp_p
     assert torch.equal(again.train, data.train) and again.digest == data.digest
 
 
+def test_the_only_test_image_is_of_the_largest_class(tmp_path):
+    for place, n in (("a", 1), ("b", 5), ("c", 1)):
+        for i in range(n):
+            paint(tmp_path / place / f"{i}.png")
+    data = folder(tmp_path, 4)
+    assert data.test_labels.tolist() == [1] and sorted(data.train_labels.tolist()) == [0, 1, 1, 1, 1, 2]
+
+
 def test_one_subfolder_is_no_class(tmp_path):
     for i in range(3):
         paint(tmp_path / "all" / f"{i}.png")

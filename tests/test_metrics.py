@@ -18,9 +18,11 @@ from ddpm_path.lab.metrics import (
     balanced_labels,
     coverage,
     frechet_distance,
+    guards,
     jitter,
     kernel_difference,
     kernel_distance,
+    kernel_error,
     nearest,
     quality,
     recognised,
@@ -235,6 +237,7 @@ def test_binkowski2018_kernel_difference_by_drawing_the_rows_again():
     again = [kernel_distance(a[at], real) - kernel_distance(b[at], real) for at in rows]
     close(error, np.std(again, ddof=1), rtol=1e-10)
     assert kernel_difference(b, a, real, 50, 4) == (-difference, error)
+    close(kernel_error(a, real, 50, 4), np.std([kernel_distance(a[at], real) for at in rows], ddof=1), rtol=1e-10)
 
 
 def test_kernel_difference_lets_what_a_latent_does_to_both_cancel():
@@ -298,6 +301,13 @@ def test_quality_of_real_images_is_one_and_of_noise_and_copies_is_told() -> None
     assert bad["recognised"] < 0.2 and bad["coverage"] < 0.05
     copies = {r.metric: r.value for r in quality(net, data, data.train[:400], data.train_labels[:400], {})}
     assert copies["novelty"] < 1e-6 and copies["recognised"] > 0.95
+
+
+def test_guards_leave_out_what_too_few_test_images_leave_undefined() -> None:
+    data = digits(8)
+    samples = torch.randn(40, 1, 8, 8, generator=torch.Generator().manual_seed(0)).clamp(-1, 1)
+    for test, told in ((data.test[:1], []), (data.train[:2], []), (data.test[:5], ["novelty"])):
+        assert [result.metric for result in guards(data._replace(test=test), samples, {})] == told
 
 
 def test_samples_follow_their_labels_and_do_not_depend_on_their_number() -> None:

@@ -151,6 +151,8 @@ def test_learning_rate_rises_to_its_peak_and_falls_to_zero():
     assert [train.learning_rate(step, twice) for step in range(100)] == rates
     again = [train.learning_rate(step, twice) for step in range(100, 150)]
     assert again == [train.learning_rate(step, replace(recipe, steps=50)) for step in range(50)]
+    shorter = [train.learning_rate(step, replace(recipe, restart=1000)) for step in range(100)]
+    assert shorter == rates  # it ends before its restart, and falls to 0 there
     flat = [train.learning_rate(step, replace(recipe, constant=True)) for step in range(100)]
     assert flat == rates[:10] + 90 * [1.0]
 
@@ -237,7 +239,7 @@ def test_a_stopped_and_resumed_run_is_the_run_that_never_stopped(data, tmp_path,
     assert train.read_log(tmp_path) == resumed.log
 
 
-@pytest.mark.parametrize("torn", ["", "10,0.5,0.1", "10,0.5,0.1,0.2,3.0\n11,0."])
+@pytest.mark.parametrize("torn", ["", "10,0.5,0.1", "10,0.5,0.1,0.2,", "10,0.5,0.1,0.2,3.0\n11,0."])
 def test_rows_written_after_the_last_checkpoint_are_written_anew(data, tmp_path, monkeypatch, torn):
     """The log is written before its checkpoint: a run killed in between leaves rows too many, the last one torn."""
     quiet(monkeypatch)
@@ -250,6 +252,13 @@ def test_rows_written_after_the_last_checkpoint_are_written_anew(data, tmp_path,
     assert train.read_log(tmp_path) == log
 
 
+def test_rows_are_written_once_however_often_they_are_saved(data, tmp_path, monkeypatch):
+    quiet(monkeypatch)
+    stop_after_a_checkpoint(monkeypatch, TINY, data, tmp_path)  # after 10 steps
+    log = train.train(TINY, data, tmp_path, save_every=4).log
+    assert train.read_log(tmp_path) == log and [entry.step for entry in log] == list(range(20))
+
+
 def test_a_run_of_another_recipe_or_a_damaged_one_is_not_overwritten(data, tmp_path, monkeypatch):
     quiet(monkeypatch)
     train.train(replace(TINY, steps=2), data, tmp_path)
@@ -257,6 +266,9 @@ def test_a_run_of_another_recipe_or_a_damaged_one_is_not_overwritten(data, tmp_p
     before = weights.read_bytes()
     with pytest.raises(ValueError, match="another recipe"):
         train.train(TINY, data, tmp_path)
+    others = data._replace(train=data.train.flip(3))
+    with pytest.raises(ValueError, match="other training images"):
+        train.train(replace(TINY, steps=2), others, tmp_path)
     weights.write_bytes(before[: len(before) // 2])
     with pytest.raises(ValueError, match="damaged"):
         train.train(replace(TINY, steps=2), data, tmp_path)

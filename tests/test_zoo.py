@@ -38,7 +38,7 @@ def test_a_damaged_or_missing_file_is_named_and_never_random_weights(saved):
     content = bytearray(path.read_bytes())
     content[-100] ^= 1  # one bit of one weight
     path.write_bytes(content)
-    with pytest.raises(ValueError, match=r"fresh\.safetensors is damaged .* train fresh"):
+    with pytest.raises(ValueError, match=r"fresh\.safetensors is damaged .* train it anew"):
         zoo.load("fresh", folder)
     path.unlink()
     with pytest.raises(ValueError, match=r"fresh\.safetensors is missing"):

@@ -8,6 +8,7 @@ import math
 import os
 import struct
 import tarfile
+import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -259,13 +260,16 @@ def _read_cifar(archive: Path) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 def _read_jpegs(path: Path) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The same from an .npz that joins JPEG files: `train_jpeg`, `train_offsets`, `train_labels`, and so for `test`."""
     parts: list[Tensor] = []
-    with np.load(path) as file:
-        for split in ("train", "test"):
-            joined, at = file[f"{split}_jpeg"].tobytes(), file[f"{split}_offsets"].tolist()
-            pixels = np.stack(
-                [np.asarray(PIL.Image.open(io.BytesIO(joined[a:b]))) for a, b in itertools.pairwise(at)]
-            )  # (N, H, W, 3)
-            parts += [torch.from_numpy(pixels).permute(0, 3, 1, 2), torch.from_numpy(file[f"{split}_labels"])]
+    try:
+        with np.load(path) as file:
+            for split in ("train", "test"):
+                joined, at = file[f"{split}_jpeg"].tobytes(), file[f"{split}_offsets"].tolist()
+                pixels = np.stack(
+                    [np.asarray(PIL.Image.open(io.BytesIO(joined[a:b]))) for a, b in itertools.pairwise(at)]
+                )  # (N, H, W, 3)
+                parts += [torch.from_numpy(pixels).permute(0, 3, 1, 2), torch.from_numpy(file[f"{split}_labels"])]
+    except (zipfile.BadZipFile, KeyError, ValueError, OSError, EOFError) as error:
+        raise ValueError(f"{path} is damaged ({type(error).__name__}: {error}): fetch it again") from error
     return parts[0], parts[1], parts[2], parts[3]
 
 

@@ -28,9 +28,11 @@ def load(folder: Path) -> tuple[Recipe, Checkpoint]:
 def diagnose(folder: Path, data: Images) -> list[Finding]:
     """What there is to say of a run, from its log and its last checkpoint; with pictures in its diagnosis.html.
 
-    data are those it trains on. Errors as in `load`.
+    data are those it trains on: ValueError for others. Other errors as in `load`.
     """
     recipe, kept = load(folder)
+    if kept.state.get("data_digest", data.digest) != data.digest:  # older checkpoints have none
+        raise ValueError(f"{folder} was not trained on these images: name its own with --data, and their --size")
     log, schedule = train.read_log(folder), recipe.schedule()
     net = recipe.network().eval()
     labels, drawn = metrics.balanced_labels(SAMPLES, net.classes), []
@@ -38,7 +40,9 @@ def diagnose(folder: Path, data: Images) -> list[Finding]:
         net.load_state_dict(kept.weights[weights])
         eps_net = recipe.as_eps(net)
         drawn.append(metrics.sample(eps_net, schedule, SAMPLES, data.train.shape[1:], recipe.times(25), 0, labels))
-    times = [t / 1000 * schedule.T for t in (1, 10, 50, 100, 200, 400, 600, 800, 1000) if t * recipe.T >= 1000]
+    times = [
+        t / 1000 * schedule.T for t in (1, 10, 50, 100, 200, 400, 600, 800, 1000) if t * (recipe.T or 1000) >= 1000
+    ]
     table = probing.eps_by_level(eps_net, schedule, data, times, labelled=net.classes > 0)
     findings = [
         *_steps(recipe, log, kept.steps),

@@ -41,8 +41,8 @@ def folder(path: Path | str, size: int) -> Images:
     for k in torch.unique(labels):
         of_k = (labels == k).nonzero().flatten()
         test[of_k[TEST_EVERY - 1 :: TEST_EVERY]] = True
-    if not bool(test.any()):
-        test[-1] = True
+    if not bool(test.any()):  # the last of the largest class: others may have a single image
+        test[(labels == labels.bincount().argmax()).nonzero()[-1]] = True
     order = torch.randperm(int((~test).sum()), generator=torch.Generator().manual_seed(0))
     images = to_model_range(pixels)
     return Images(root.resolve().name, images[~test][order], labels[~test][order], images[test], labels[test], classes)

@@ -100,14 +100,15 @@ def measure(name: str, folder: Path, data: Images) -> None:
         print(f"{label:>9} " + " ".join(f"{v:9.4f}" for v in row.tolist()))
     plots.save(plots.loss_by_level(times, table), folder / "loss-by-level.png")
 
-    known = f"{data.name}-recogniser" in zoo.names()
+    judge = f"{data.name}-recogniser"
+    known = judge in zoo.names() and zoo.card(judge)["data_digest"] == data.digest  # not by the name alone
     grid, n = recipe.times(50), 2000 if known else 200
     labels = metrics.balanced_labels(n, net.classes)
     settings: metrics.Settings = {"weights": "ema", "sampler": "ancestral", "steps": len(grid) - 1, "seed": 0}
     samples = metrics.sample(eps_net, schedule, n, data.train.shape[1:], grid, 0, labels)
     plots.save(plots.grid(samples[:100]), folder / "samples.png")
     if known:
-        results = metrics.quality(zoo.load_recogniser(f"{data.name}-recogniser"), data, samples, labels, settings)
+        results = metrics.quality(zoo.load_recogniser(judge), data, samples, labels, settings)
     else:
         results = metrics.guards(data, samples, settings)
     for result in results:

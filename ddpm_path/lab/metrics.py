@@ -247,14 +247,28 @@ def kernel_difference(a: Tensor, b: Tensor, real: Tensor, draws: int = 200, seed
     """
     if a.shape != b.shape:
         raise ValueError(f"a {tuple(a.shape)} and b {tuple(b.shape)} belong together row by row: one shape, please")
-    n = len(a)
     # What `real` has within cancels.
     k = _cubic(a, a) - _cubic(b, b)  # (n, n)
     across = (_cubic(a, real) - _cubic(b, real)).mean(1)  # (n,)
+    differences = _redrawn(k, across, draws, seed)
+    return float(differences[0]), float(differences[1:].std())
+
+
+def kernel_error(a: Tensor, real: Tensor, draws: int = 200, seed: int = 0) -> float:
+    """The standard error of a's `kernel_distance` from `real`, over bootstrap draws of a's rows alone."""
+    return float(_redrawn(_cubic(a, a), _cubic(a, real).mean(1), draws, seed)[1:].std())
+
+
+def _redrawn(k: Tensor, across: Tensor, draws: int, seed: int) -> Tensor:
+    """What of the distance depends on n rows, of them all and of each bootstrap draw, (1 + draws,).
+
+    k (n, n) is the kernel between them, across (n,) the mean of each with what is not drawn again.
+    """
+    n = len(k)
     taken = _draws(n, draws, seed)
     within = ((taken @ k * taken).sum(1) - taken @ k.diagonal()) / (n * (n - 1))
-    differences = within - 2 * taken @ across / n
-    return float(differences[0]), float(differences[1:].std())
+    redrawn: Tensor = within - 2 * taken @ across / n
+    return redrawn
 
 
 def _draws(n: int, draws: int, seed: int) -> Tensor:
@@ -346,24 +360,27 @@ def guards(data: Images, samples: Tensor, settings: Settings) -> list[Result]:
     """Coverage and novelty of samples, each relative to what real images reach; they need no classifier.
 
     `coverage`: of test images' neighbourhoods (pixels) by samples, over that by as many real training images; averaged
-    over batches of samples as large as the test set, of 6 images at least. `novelty`: median distance to the nearest
-    training image, over the test images' own; copies have 0.
+    over two or more batches of samples, no larger than the test set nor 1,000. `novelty`: median distance to the
+    nearest training image, over the test images' own; copies have 0. What too few images, or test images that are
+    training images, leave undefined is left out: coverage below 6 of them, novelty below 2.
     """
     n = min(len(samples) // 2, len(data.test), 1000)  # two batches at least, so that their spread is known
     test = data.test[_some(len(data.test), n)]
     settings = _complete(settings, data, samples)
+    novel = []
     near, near_real = nearest(samples, data.train), nearest(test, data.train)
-    novelty = float(near.median() / near_real.median())
-    # A median's standard error is 1.25 times the mean's, if the distances are about normal.
-    novelty_error = 1.25 * novelty * _relative_error(near, near_real)
-    novel = Result("novelty", novelty, novelty_error, settings)
+    if n > 1 and near_real.median() > 0:
+        novelty = float(near.median() / near_real.median())
+        # A median's standard error is 1.25 times the mean's, if the distances are about normal.
+        error = 1.25 * novelty * _relative_error(near, near_real)
+        novel = [Result("novelty", novelty, error, settings)]
     if n < 6:  # fewer than coverage's neighbours
-        return [novel]
+        return novel
     hold_out = [data.train[_some(len(data.train), n, seed)] for seed in range(1, 6)]
     batches = [samples[i : i + n] for i in range(0, len(samples) - n + 1, n)]
     cover, real_cover = (torch.tensor([coverage(test, part) for part in parts]) for parts in (batches, hold_out))
     value = float(cover.mean() / real_cover.mean())
-    return [Result("coverage", value, value * _relative_error(cover, real_cover), settings), novel]
+    return [Result("coverage", value, value * _relative_error(cover, real_cover), settings), *novel]
 
 
 def _complete(settings: Settings, data: Images, samples: Tensor) -> Settings:

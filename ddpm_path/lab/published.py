@@ -329,8 +329,11 @@ def _from_openai_classifier(weights: Weights, head_width: int) -> tuple[NoisyCla
 
 
 def _count(weights: Weights, blocks: str) -> int:
-    """How many of them there are, counted from 0."""
-    return 1 + max(int(name.split(".")[1]) for name in weights if name.startswith(f"{blocks}."))
+    """How many of them there are, counted from 0; ValueError for none."""
+    numbers = [int(name.split(".")[1]) for name in weights if name.startswith(f"{blocks}.")]
+    if not numbers:
+        raise ValueError(f"no tensor is named {blocks}.0 and so on: the file is incomplete, or of another network")
+    return 1 + max(numbers)
 
 
 # --- diffusers' names

@@ -67,9 +67,9 @@ def train(
 
     With a `folder` a checkpoint and the log are written there every `save_every` steps, a sample grid and the curves
     every fourth time, and a run found there is resumed. `place` is this process's among several, or how it computes;
-    None is one process on the best device. ValueError for illegal images, for a folder that holds another run or that
-    another training writes to, before training; FloatingPointError at the first loss that is not finite (the last
-    checkpoint is kept).
+    None is one process on the best device. ValueError, before training, for illegal images and for a folder that holds
+    another run, one on other images say, or that another training writes to; FloatingPointError at the first loss that
+    is not finite (the last checkpoint is kept).
     """
     place = place or Place(0, 1, best_device())
     mine = place.share(recipe.batch)
@@ -81,10 +81,13 @@ def train(
         raise ValueError(f"the network has {run.net.classes} classes, {data.name} has {len(data.classes)}")
     with contextlib.ExitStack() as held:
         log: list[Log] = []
+        digest = ""
         if folder is not None:
+            digest = data.digest
             if place.leads:
                 held.enter_context(alone(folder))
-            log = _resume(folder, recipe, run)
+            log = _resume(folder, recipe, digest, run, place)
+        written = len(log)
         steps = _steps(recipe, data, run, place, mine, log)
         bar = held.enter_context(
             tqdm(steps, "training", recipe.steps, initial=len(log), unit="step", disable=not place.leads)
@@ -96,7 +99,7 @@ def train(
                 mean = sum(entry.loss for entry in recent) / len(recent)
                 bar.set_postfix_str(f"loss {mean:.4f}, {speed:.0f} images/s")
             if folder is not None and place.leads:
-                _keep(folder, recipe, data, run, log, save_every)
+                written = _keep(folder, recipe, data, digest, run, log, written, save_every)
     return Trained(run.net.eval(), run.ema.eval(), log)
 
 
@@ -174,18 +177,23 @@ def _steps(recipe: Recipe, data: Images, run: Run, place: Place, mine: slice, lo
         yield entry
 
 
-def _keep(folder: Path, recipe: Recipe, data: Images, run: Run, log: Sequence[Log], save_every: int) -> None:
-    """Every `save_every` steps and at the end the log and a checkpoint; every fourth time pictures, too."""
+def _keep(
+    folder: Path, recipe: Recipe, data: Images, digest: str, run: Run, log: Sequence[Log], written: int, save_every: int
+) -> int:
+    """Every `save_every` steps and at the end the log and a checkpoint; every fourth time pictures, too.
+
+    Answers how many rows of the log are written.
+    """
     done = len(log)
     end, bad = done == recipe.steps, not math.isfinite(log[-1].loss + log[-1].grad_norm)
     if done % save_every and not end and not bad:
-        return
-    new = done % save_every or save_every
-    append(folder / "log.csv", Log._fields, log[-new:])
+        return written
+    append(folder / "log.csv", Log._fields, log[written:])
     if bad:
-        return
+        return done
     state = {
         "recipe": asdict(recipe),
+        "data_digest": digest,
         "optimiser": run.optimiser.state_dict(),
         "history": None if run.history is None else (run.history.losses, run.history.count),
     }
@@ -193,6 +201,7 @@ def _keep(folder: Path, recipe: Recipe, data: Images, run: Run, log: Sequence[Lo
     if done % (4 * save_every) == 0 or end:
         _picture(folder / f"samples-{done:06d}.png", recipe, data, run)
         plots.save(plots.training(log), folder / "curves.png")
+    return done
 
 
 def train_classifier(recipe: ClassifierRecipe, data: Images) -> NoisyClassifier:
@@ -276,7 +285,7 @@ def logit_normal(u: Tensor) -> Tensor:
 
 def learning_rate(step: int, recipe: Recipe) -> float:
     """A linear rise over the warm-up (never 0), then a half cosine down to 0 or none; all again after a restart."""
-    start, end = (recipe.restart, recipe.steps) if step >= recipe.restart else (0, recipe.restart)
+    start, end = (recipe.restart, recipe.steps) if step >= recipe.restart else (0, min(recipe.restart, recipe.steps))
     step, steps = step - start, end - start
     warm = min(1.0, (step + 1) / max(1, recipe.warmup))
     if recipe.constant:
@@ -317,14 +326,17 @@ def _picture(path: Path, recipe: Recipe, data: Images, run: Run) -> None:
     plots.save(plots.grid(torch.cat(rows)), path)
 
 
-def _resume(folder: Path, recipe: Recipe, run: Run) -> list[Log]:
+def _resume(folder: Path, recipe: Recipe, digest: str, run: Run, place: Place) -> list[Log]:
     """Load the folder's checkpoint, if it has one, and answer the log so far, which is cut to its length."""
     kept = load(folder)
     if kept is None:
-        (folder / "log.csv").unlink(missing_ok=True)
+        if place.leads:
+            (folder / "log.csv").unlink(missing_ok=True)
         return []
     if Recipe(**kept.state["recipe"]) != recipe:
         raise ValueError(f"{folder} holds a run of another recipe: choose another folder, or delete it")
+    if kept.state.get("data_digest", digest) != digest:  # older checkpoints have none
+        raise ValueError(f"{folder} holds a run on other training images: choose another folder, or delete it")
     run.net.load_state_dict(kept.weights["net"])
     run.ema.load_state_dict(kept.weights["ema"])
     run.optimiser.load_state_dict(kept.state["optimiser"])
@@ -333,15 +345,16 @@ def _resume(folder: Path, recipe: Recipe, run: Run) -> list[Log]:
     log = read_log(folder)[: kept.steps]
     if len(log) < kept.steps:
         raise ValueError(f"{folder / 'log.csv'} is shorter than its checkpoint: delete the folder to start over")
-    with replacing(folder / "log.csv") as part:
-        append(part, Log._fields, log)
+    if place.leads:
+        with replacing(folder / "log.csv") as part:
+            append(part, Log._fields, log)
     return log
 
 
 def read_log(folder: Path) -> list[Log]:
     """The log of a run, as far as it is whole; FileNotFoundError if there is none."""
     with (folder / "log.csv").open(newline="", encoding="utf-8") as file:
-        rows = [row for row in csv.DictReader(file) if None not in row.values() and None not in row]
+        rows = [row for row in csv.DictReader(file) if all(row.values()) and None not in row]
     return [Log(int(row["step"]), *(float(row[name]) for name in Log._fields[1:])) for row in rows]
 
 

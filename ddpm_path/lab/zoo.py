@@ -149,7 +149,7 @@ def verify(name: str, folder: Path = ZOO) -> dict[str, Tensor]:
     packed = path.read_bytes() if path.exists() else b""
     if _digest(packed) != content["sha256"]:
         what = "is damaged (its SHA-256 is not its card's)" if packed else "is missing"
-        raise ValueError(f"{path} {what}: fetch it again, or make it anew with `python -m ddpm_path train {name}`")
+        raise ValueError(f"{path} {what}: fetch it again, or train it anew and copy both of its files here")
     try:
         return unpack(packed)
     except SafetensorError as error:
