@@ -136,7 +136,7 @@ def measured(model: str) -> Iterator[str]:
 
 TEXT = """# Guidance over its scale
 
-Made by `python benchmarks/guidance.py digits`; torch {torch}.
+Made by `python benchmarks/guidance.py {models}`; torch {torch}.
 
 Latents with balanced labels, the same for all rows; DDIM in 10 steps from T; x_0 clipped after guidance, where no
 other limit is named. `scale s`: classifier-free, 1 being the conditional model. `classifier, scale 1 + w`: the
@@ -156,8 +156,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("models", nargs="*", default=list(SAMPLES), help="of the zoo (default: %(default)s)")
     models = parser.parse_args().models
+    if not set(models) <= set(SAMPLES):
+        parser.error(f"models are {', '.join(SAMPLES)}; got {', '.join(models)}")
     parts = [f"## {model}, {SAMPLES[model]:,} latents\n\n" + "\n\n".join(measured(model)) for model in models]
-    (HERE / "guidance.md").write_text(TEXT.format(torch=torch.__version__, parts="\n\n".join(parts)), encoding="utf-8")
+    page = TEXT.format(models=" ".join(models), torch=torch.__version__, parts="\n\n".join(parts))
+    (HERE / "guidance.md").write_text(page, encoding="utf-8")
 
 
 if __name__ == "__main__":

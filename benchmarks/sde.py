@@ -227,7 +227,7 @@ predictor step, snr 0.16, its size the level's (`level_step`); it takes half of 
 The network `digits`, trained on DDPM's chain, through `on_schedule`; balanced labels, no guidance and no clipping.
 Recognised: seen as their label with confidence over 0.9. Kernel distance: to the test digits, in the classifier's
 features; balanced labels bring it below 0, and fewer images lower still, so compare rows of equally many only. A
-corrector has norms of each sample (`snr_step`), snr 0.16. Rows that were not measured are left out.
+corrector has norms of each sample (`snr_step`), snr 0.16. Rows of 0 images were not measured.
 
 {budgets}
 

@@ -51,7 +51,7 @@ plots.show(
 # **You should see** a cloud turn into a checkerboard in 50 steps. Each point has the colour of the place where it ends:
 # watch the colours part, late. **If instead** the last panel is a blur, your installation is broken: run the tests.
 #
-# One thing this picture hides: the exact answer knows its 1,200 points by heart, so the samples *are* those points. A
+# One thing this picture hides: the exact answer knows its 1,200 points by heart, and with more steps ends *on* them. A
 # trained network should draw new ones. Notebook 04 trains one.
 #
 # ## How to use the path
@@ -60,8 +60,9 @@ plots.show(
 #   one or two dimensions, then images. The article asks for two to three weeks of dedicated effort.
 # - **Predict, then run.** Where a notebook asks you to predict, write your answer down first.
 # - **Do the exercises.** Fill in a stub and run its cell. `check` says what is wrong. An empty stub never stops a run.
-# - **Read the claims.** Each stop measures something its paper claims, at the scale of a laptop. The outcome *holds*,
-#   is *undecided*, or *does not hold at this scale*. All three are results.
+# - **Read the claims.** Each stop measures something its paper claims, at the scale of a laptop, as a *margin*: above 0
+#   where true. Two standard errors clear of 0 the claim *holds* or *does not hold at this scale*, else it is
+#   *undecided*. All three are results. *Recorded* is what we found before, often on more samples.
 #
 # In a terminal, `python -m ddpm_path run` executes the whole path and writes pages to `build/path/`;
 # `python -m ddpm_path run 03` executes one notebook; `python -m ddpm_path list` shows the table below.
@@ -130,4 +131,4 @@ for t in (0, 1, 500, 1000):
     print(f"t = {t:4}: scale {scale:.4f}, std {std:.4f}")
 
 # %% [markdown]
-# Next: `03_ddpm_forward`, how noise enters, and `04_ddpm_reverse`, how a network takes it out again.
+# Next: `01_vae`, or at once `03_ddpm_forward`, how noise enters, and `04_ddpm_reverse`, how a network takes it out.

@@ -195,7 +195,7 @@ for T in (40, 1000):
     forward = early.relative_to_forward(lambda x, t: (0 * x, 0 * x), line)  # exact, for these data
     for name, form in forms.items():
         *_, (_, x) = early.walk_back(forward, line, start_noise(2000, (10,), seed(0)), form, seed(1))
-        print(f"T = {T:4}, {name:13}: mean {x.mean():.3g}, standard deviation {x.std():.4f}")
+        print(f"T = {T:4}, {name:13}: mean {x.mean():.3g}, standard deviation {x.std():.4g}")
 
 # %% [markdown]
 # **You should see** the gradient explode at 40 steps, where $\sigma^2 > 2\tau^2$: a famous mistake. The product is

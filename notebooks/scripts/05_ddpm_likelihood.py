@@ -148,7 +148,7 @@ claims.measure("ddpm-fine-detail", share.mean() - 0.5, share.std() / len(share) 
 # **You should see** $L$ save 0.16 bits. $x_0$ and the mean cost far more: near data they must copy $x_t$ through all
 # layers. **If instead** the rate is 0.002, you took a mean over $t$. Distortion is half of all bits, as in the paper.
 #
-# *Predict:* who draws better?
+# *Predict:* who draws better? (Kernel distance: 0 is best.)
 
 # %%
 recogniser, times = zoo.load_recogniser("digits-recogniser"), uniform_times(1000, 50)
@@ -166,7 +166,7 @@ plots.show(
 
 # %% [markdown]
 # **You should see** $L_{\text{simple}}$ draw better: it cares for large $t$, where shapes are decided. Bits and looks
-# disagree: $x_0$ on it, the costliest code, draws well. The mean learned too little in two minutes.
+# disagree: $x_0$ on it, costliest code, draws well. The mean learned too little.
 #
 # ## Progressive coding
 #
@@ -185,7 +185,7 @@ sent = (rate["simple"].cumsum(0) - rate["simple"])[[1000 - t for t in at]]
 of_eps = probing.loss_by_level(lambda x, t, _: eps_fn(x, t), schedule, data.test[:64], None, at)
 scale, std = schedule(torch.tensor(at))
 error = 127.5 * of_eps.sqrt() * std / scale  # of x_0: that of eps, times std / scale
-plots.show(plots.curves(sent, {"simple-0": error}, "rate so far, bits/dim", "error"), "A steep fall, a long tail.")
+plots.show(plots.curves(sent, {"simple-0": error}, "rate so far, bits/dim", "RMSE of 255"), "A steep fall, long tail.")
 for i in (0, 10, 20, 30, 40, 45, *range(48, 55)):
     print(f"at t = {at[i]}: rate {sent[i]:.3f}, error {error[i]:.1f}")
 

@@ -227,7 +227,7 @@ gain = (off[:, 0] / off[:, 1]).log2()
 claims.measure("ncsnv2-ema", gain.mean(), gain.std() / 2, "{:.4f} and {:.4f} off the exact eps".format(*off.mean(0)))
 
 # %% [markdown]
-# **You should see** the lowest levels outweigh the highest 100,000 times. And eps is wrong where no data taught it:
+# **You should see** the lowest levels outweigh the highest 400,000 times. And eps is wrong where no data taught it:
 # plain walks fail there, too.
 #
 # ## NCSN's sampler and NCSNv2's
@@ -268,7 +268,7 @@ x = walk(eps_fn, toy, annealed, torch.ones(1), 0.05, 200, partial(torch.randn, 1
 print("variance of the toy's heap, right and mixed:", *(f"{y[y.sum(1) > 0].var(0).mean():.2f}" for y in (annealed, x)))
 
 # %% [markdown]
-# **You should see** that mixing passes: the digits are as clear, though the heap has half its variance.
+# **You should see** mixing pass: digits as clear, though the heap has half its variance, $1 + 1^2$ at level 1.
 #
 # ## Exercises
 #

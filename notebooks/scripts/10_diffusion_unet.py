@@ -191,7 +191,8 @@ plots.show(plots.grid(torch.cat(rows), 10, rows=tuple(nets)), "Digits, whole; in
 #
 # ## Where attention looks
 #
-# `edit` stands in for softmax$(q k^\top)v$, so it can read the maps: the MNIST network's middle has 7 x 7 positions.
+# `edit` stands in for softmax$(q k^\top/\sqrt d)v$, so it can read the maps: the MNIST network's middle has 7 x 7
+# positions.
 #
 # *Predict:* does a position look at its neighbours, at its like, or elsewhere?
 

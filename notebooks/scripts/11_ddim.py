@@ -48,7 +48,7 @@ eps_fn = world.eps_fn(schedule)
 # \sigma = \eta \sqrt{\tfrac{1-\bar\alpha_s}{1-\bar\alpha_t}} \sqrt{1-\tfrac{\bar\alpha_t}{\bar\alpha_s}}$$
 #
 # with fresh $z \sim \mathcal N(0, I)$. The two noises are independent, so their variances add up to $1-\bar\alpha_s$:
-# whatever $\eta$, $x_s$ is as noisy as the network expects. What $z$ takes, $\epsilon$ gives up. $\eta = 1$ is
+# for $\eta \le 1$, $x_s$ is as noisy as the network expects. What $z$ takes, $\epsilon$ gives up. $\eta = 1$ is
 # DDPM's step back; $\eta = 0$ is deterministic: DDIM. A sampler puts in the network's guesses of $\epsilon$ and $x_0$.
 
 
@@ -123,8 +123,8 @@ for name, grid in grids.items():
 #
 # ## What noise costs
 #
-# How far 20,000 samples lie off on average (Wasserstein distance; table 1 has FID). The paper's
-# $\hat\sigma$ is DDPM with the large variance; $\eta = 2$ is ours.
+# How far 20,000 samples lie off on average (Wasserstein distance; table 1 has FID).
+# $\hat\sigma$ is DDPM with the large variance; $\eta = 2$, ours, caps $\sigma^2$ at $1-\bar\alpha_s$.
 #
 # *Predict:* does noise help in 10 steps?
 

@@ -16,7 +16,7 @@
 # DDPM drew well, but needed a thousand steps, and as a *code* it lost to other models. [Nichol and
 # Dhariwal](https://arxiv.org/abs/2102.09672) (2021) changed the schedule, the variance of the step back, and how the
 # bound is trained. What does each change buy? Small U-Nets tell, of three seeds each; `simple`, `hybrid` and `vlb`
-# differ in their loss alone.
+# differ in their training alone.
 #
 # Reading: the paper. You need 04 and 05.
 

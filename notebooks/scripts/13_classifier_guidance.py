@@ -157,7 +157,7 @@ plots.show(figure, "A 3 drowning in noise, and gradients towards 8: grain at sma
 #
 # ## Steering digits
 #
-# The digits' model draws under its null label; the classifier steers. Who judges? Not the guide, whom samples were
+# Told no label (14), the digits' model draws; the classifier steers. Who judges? Not the guide, whom samples were
 # made to please. We ask the *recogniser*, trained apart. In its features the *kernel distance* of two sets of draws
 # of the same thing is about 0.
 #
@@ -201,8 +201,8 @@ chosen = min((1, 3, 10), key=far.get)
 claims.measure("adm-distance", *metrics.kernel_difference(feature[0], feature[chosen], real), f"best at s = {chosen}")
 
 # %% [markdown]
-# **You should see** accuracy rise, and classes grow alike. Coverage is best at 3: scale 1 still botches digits, 10
-# repeats itself. The guide praises itself a little too much. **If instead** it alone is pleased, its gradient
+# **You should see** accuracy rise, and classes grow alike. Of guided scales 3 covers best: 1 still botches digits,
+# 10 repeats itself. The guide praises itself a little too much. **If instead** it alone is pleased, its gradient
 # is noise.
 #
 # ## Three famous mistakes, on purpose

@@ -89,7 +89,7 @@ for s in (0, 1, 2, 4, 8):
     print(f"{s:4} {ends[0].mean():6.3f} {ends[0].std():5.3f} | {mean:6.3f} {std:5.3f} |{wrong}")
 
 # %% [markdown]
-# **You should see** the mean pass 1, where the class is densest, and the spread halve and halve again.
+# **You should see** the mean pass 1, where the class is densest, and the spread halve from 1 to 8.
 # $p(x)\,p(y|x)^s$ hardly moves: noised, it is not the product of noised factors. **If instead** scale 1 does not give 1
 # and 0.5, you made a mistake: the first is off by one, and could pass; the second flees its class.
 #
@@ -193,7 +193,7 @@ claims.measure("free-against-classifier", better[0] + 2 * better[1:].std(), 0.0,
 
 # %% [markdown]
 # **You should see** that a little guidance is free: at 1.5 doubt falls far and coverage rises, as slips are
-# mended. Beyond, coverage is the price. The classifier pays at once, for less. More samples, and MNIST:
+# mended. Beyond, coverage is the price. The classifier pays at once, for less. More samples:
 # `benchmarks/guidance.md`.
 #
 # ## Out of range

@@ -271,4 +271,4 @@ _ = check(MULTISTEP_WEIGHTS, multistep_weights)
 # %% [markdown]
 # ## What to read next
 #
-# Section 3 of the paper and `ddpm_path/samplers.py`. Then `16_sr3`: the image to draw is given, only small.
+# Section 3 of the paper and `ddpm_path/samplers.py`. Then SR3 (open): the image is given, only small.
