@@ -2,7 +2,7 @@
 
     python benchmarks/waiting.py
 
-Half an hour, and the package index is reached. Leave the machine alone meanwhile.
+Twenty minutes, and the package index is reached. Leave the machine alone meanwhile.
 """
 
 import subprocess
@@ -21,8 +21,8 @@ TEXT = """# What a reader waits for
 
 Made by `python benchmarks/waiting.py` on {machine}.
 
-`make path` and `make test` first make an environment in a fresh clone: {path:.0f} and {test:.0f} s here, most of it for
-what comes from the package index. `import torch` takes {plain:.2f} s, with the samplers, losses and U-Net of
+`make path` and `make test` first make an environment in a fresh clone: {path:.0f} and {test:.0f} s here, most of it for what
+comes from the package index. `import torch` takes {plain:.2f} s, with the samplers, losses and U-Net of
 `ddpm_path` {ours:.2f} s. The notebooks:
 
 {notebooks}
@@ -59,7 +59,7 @@ def main() -> None:
     failed = [ran.name for ran in done if ran.failure]
     if failed:
         raise SystemExit(f"{', '.join(failed)} did not run to the end: mend that first")
-    rows = [[f"{ran.name[:2]} {ran.title}", f"{ran.seconds:.0f}"] for ran in done]
+    rows = [[ran.title, f"{ran.seconds:.0f}"] for ran in done]
     rows.append(["all", f"{sum(ran.seconds for ran in done):.0f}"])
     notebooks = table(["notebook", "seconds"], rows)
     page = TEXT.format(machine=machine(), path=path, test=test, plain=plain, ours=ours, notebooks=notebooks)
