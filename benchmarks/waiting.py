@@ -21,8 +21,8 @@ TEXT = """# What a reader waits for
 
 Made by `python benchmarks/waiting.py` on {machine}.
 
-`make path` and `make test` first make an environment in a fresh clone: {path:.0f} and {test:.0f} s here, most of it for what
-comes from the package index. `import torch` takes {plain:.2f} s, with the samplers, losses and U-Net of
+`make path` and `make test` first make an environment in a fresh clone: {path:.0f} and {test:.0f} s here, most of it for
+what comes from the package index. `import torch` takes {plain:.2f} s, with the samplers, losses and U-Net of
 `ddpm_path` {ours:.2f} s. The notebooks:
 
 {notebooks}
