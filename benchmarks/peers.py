@@ -246,6 +246,8 @@ def qualities(found: Results) -> Iterator[str]:
                 group = [r for r in here if (r["package"], r["form"]) == (name, form)]
                 if group:
                     groups[f"{name}, {form}"] = group
+        if not groups:  # neither documented nor the best
+            continue
         heads = ["network", *next(iter(groups.values()))[0]["metrics"]]
         means = {row: {metric: mean(group, metric) for metric in heads[1:]} for row, group in groups.items()}
         counts = [row for row, found in means.items() if found["coverage"][0] >= COVERED] or list(means)

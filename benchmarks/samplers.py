@@ -244,9 +244,10 @@ ODE would have taken it, which is known exactly. W: Wasserstein-1 distance of 20
 are the quantiles of N(0, 1), so only DDPM's own noise is random. The grid is even in time. Best of each column in bold;
 empty where a method cannot make that number of calls.
 
-Started at T of the cosine schedule all but DDIM fail in 50 calls or fewer: their first step, from std / scale = 20,000
-down to 12 or so, mixes slopes from both of its ends and carries the mixture over its whole length, where a thousandth
-in eps moves the estimate of x_0 by 20. From std / scale = 40 on one of them has the least RMS in every column.
+Started at T of the cosine schedule the ODE's methods fail but for DDIM, S-PNDM and PLMS in 50 calls or fewer, F-PNDM
+and Runge-Kutta in 100, too: their first step, from std / scale = 20,000 down to 12 or so, mixes slopes from both of its
+ends and carries the mixture over its whole length, where a thousandth in eps moves the estimate of x_0 by 20. From
+std / scale = 40 on one of them has the least RMS in every column.
 
 {mixture}
 

@@ -249,7 +249,7 @@ def checkerboard_energy(images: Tensor, period: int) -> Tensor:
     H, W = power.shape[1:]
     total, rounding = power.sum((1, 2)), 1e-28 * H * W * x.square().sum((1, 2, 3))  # what is left of a constant
     share: Tensor = power[:, :: H // period, :: W // period].sum((1, 2)) / total
-    return share.where(total > rounding, 0.0)
+    return share.masked_fill(total <= rounding, 0.0)
 
 
 def resize_convolution(channels: int, out_channels: int, kernel: int, factor: int) -> nn.Sequential:

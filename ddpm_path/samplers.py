@@ -406,7 +406,8 @@ def _ddim_first(
 ) -> Iterator[State]:
     state = next(ddim(eps_fn, schedule, x, times[:2]))
     yield state
-    yield from sampler(eps_fn, schedule, state.x, times[1:], generator=generator)
+    given = {} if generator is None else {"generator": generator}  # one may be bound to the sampler
+    yield from sampler(eps_fn, schedule, state.x, times[1:], **given)
 
 
 @torch.no_grad()

@@ -203,7 +203,7 @@ def likelihood(
     def field(x: Tensor, t: float) -> Tensor:
         nonlocal traced
         eps = _ask(eps_fn, x, t)
-        if not traced:  # once: it costs a gradient
+        if x.requires_grad and not traced:  # once: it costs a gradient
             traced = _check_traced(eps, x)
         return flow_velocity(schedule, x, eps, t)
 
@@ -316,7 +316,8 @@ def in_basis(after: After, basis: Tensor) -> After:
 
     ValueError for another matrix (C, C).
     """
-    if basis.ndim != 2 or not torch.allclose(basis.mT @ basis, torch.eye(basis.shape[1]).to(basis), atol=1e-5):
+    square = basis.ndim == 2 and basis.shape[0] == basis.shape[1]
+    if not square or not torch.allclose(basis.mT @ basis, torch.eye(len(basis)).to(basis), atol=1e-5):
         raise ValueError(f"the basis {tuple(basis.shape)} is not orthonormal: take q of torch.linalg.qr(basis)")
 
     def turned(x: Tensor, s: float) -> Tensor:

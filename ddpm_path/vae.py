@@ -29,7 +29,7 @@ def log_normal(x: Tensor, mean: Tensor | float, logvar: Tensor | float) -> Tenso
 
     ValueError if mean or logvar would make them more, or is one number that is not finite, and for whole numbers x.
     """
-    check_alike(x)
+    expand(0.0, x)  # refuses whole numbers
     mean, logvar = (c.to(x) if isinstance(c, Tensor) else expand(c, x) for c in (mean, logvar))
     check_fits(x, mean=mean, logvar=logvar)
     return -0.5 * (math.log(2 * math.pi) + logvar + (x - mean) ** 2 * torch.exp(-logvar))

@@ -320,6 +320,7 @@ def test_checkerboard_energy_of_known_images():
             close(cv.checkerboard_energy(torch.full((1, 1, size, size), value, dtype=dtype), 2), [0.0])
     wave = (torch.arange(16) * 2 * math.pi / 16).sin().expand(1, 1, 16, 16)
     close(cv.checkerboard_energy(wave, 2), [0.0], atol=1e-15)
+    assert bool(cv.checkerboard_energy(torch.full((1, 1, 4, 4), math.nan), 2).isnan())
     # White noise spreads over 16 * 16 - 1 frequencies, 15 of them the grid's; relative spread sqrt(2 / 15 / 4000).
     noise = cv.checkerboard_energy(randn(4000, 1, 16, 16), 4)
     assert noise.mean() == pytest.approx(15 / 255, rel=5 * math.sqrt(2 / 15 / 4000))

@@ -166,6 +166,12 @@ def test_the_page_averages_over_seeds_and_marks_the_best(peers):
     assert theirs == "| diffusers, 32 | 0.200 ± 0.100 | **1.000 ± 0.100** | **1.200 ± 0.100** | 1,000 | 10 | 1 |"
 
 
+def test_the_page_leaves_out_amounts_at_which_neither_is_measured(peers):
+    found = [result("here", form, kernel=k, n=500) for form, k in (("24", 1.0), ("16", 2.0))]
+    title, _ = peers.qualities([*found, result("here", "16", kernel=0.1, n=2000)])
+    assert title.endswith("500 samples")
+
+
 def test_what_covers_too_little_is_out_of_the_running(peers):
     noise = result("diffusers", "32", recognised=1.0, coverage=0.6)
     _, text = peers.qualities([result(recognised=0.7, coverage=0.95), noise])

@@ -235,6 +235,8 @@ def test_ddim_first_hands_the_generator_on():
     x, times = randn(2, 3), [1000, 500, 250, 0]
     ends = [last(ddim_first(ancestral)(EPS, LINEAR, x, times, generator=seeded(seed))) for seed in (1, 1, 2)]
     assert torch.equal(ends[0], ends[1]) and not torch.equal(ends[0], ends[2])
+    bound = partial(ancestral, generator=seeded(1))
+    assert torch.equal(last(ddim_first(bound)(EPS, LINEAR, x, times)), ends[0])
 
 
 def test_ddim_first_cures_the_top_of_the_cosine_schedule():

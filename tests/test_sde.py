@@ -451,6 +451,21 @@ def test_song2021_app_d2_likelihood_from_a_later_time_is_log_p_there():
     close(found.log_prob, world.log_prob(x, now), atol=1e-4)
 
 
+def test_a_likelihood_takes_a_divergence_without_autograd():
+    def by_differences(field, x):
+        steps = 1e-5 * torch.eye(2, dtype=x.dtype)
+        parts = [(field(x + h) - field(x - h))[:, i] / 2e-5 for i, h in enumerate(steps)]
+        return field(x), sum(parts)
+
+    schedule, world = VP(), skewed_mixture()
+    x = world.sample(5, seeded(0))[0]
+    found, true = (
+        sde.likelihood(world.eps_fn(schedule), schedule, x, sde.normal_prior(schedule), divergence).log_prob
+        for divergence in (by_differences, sde.exact_divergence)
+    )
+    close(found, true, atol=1e-4)
+
+
 def test_a_likelihood_of_eps_without_gradients_is_refused():
     layer = torch.nn.Linear(2, 2).double()  # its parameters have gradients, x has none
     for eps_fn in (torch.no_grad()(lambda x, t: 0.5 * x), lambda x, t: layer(x.detach())):
@@ -688,6 +703,7 @@ def noise():
         (lambda: sde.inpaint(Q, Q, VP(), noise), "the mask is torch.float32: give bools"),
         (lambda: sde.in_basis(lambda x, s: x, 2 * torch.eye(3)), "not orthonormal"),
         (lambda: sde.in_basis(lambda x, s: x, torch.eye(3)[:2]), "not orthonormal"),
+        (lambda: sde.in_basis(lambda x, s: x, torch.eye(3)[:, :2]), "not orthonormal"),
         (lambda: sde.colourise(Q, VP(), noise), r"grey images are \(B, 1, H, W\)"),
         (lambda: sde.in_basis(lambda x, s: x, torch.eye(2))(Q, 0.5), r"a basis is \(C, C\)"),
         (lambda: sde.flow(lambda x, t: x, VP(), Q, 1.0, 0.1, rtol=-1.0), "rtol = -1.0"),

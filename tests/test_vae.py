@@ -428,6 +428,7 @@ def test_log_normal_refuses_shapes_that_would_spread_x():
         log_normal(randn(3, 1, 2, 2), randn(3, 2, 2), 0.0)
     with pytest.raises(ValueError, match="convert it to floats"):
         log_normal(torch.tensor([10]), torch.tensor([10.6]), 0.0)
+    close(log_normal(torch.tensor(0.5).double(), 0.0, 0.0), -0.5 * (math.log(2 * math.pi) + 0.25))
 
 
 def test_the_parts_of_a_bound_have_one_shape():

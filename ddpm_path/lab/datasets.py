@@ -268,7 +268,7 @@ def _read_jpegs(path: Path) -> tuple[Tensor, Tensor, Tensor, Tensor]:
                     [np.asarray(PIL.Image.open(io.BytesIO(joined[a:b]))) for a, b in itertools.pairwise(at)]
                 )  # (N, H, W, 3)
                 parts += [torch.from_numpy(pixels).permute(0, 3, 1, 2), torch.from_numpy(file[f"{split}_labels"])]
-    except (zipfile.BadZipFile, KeyError, ValueError, OSError, EOFError) as error:
+    except (zipfile.BadZipFile, zlib.error, KeyError, ValueError, OSError, EOFError) as error:
         raise ValueError(f"{path} is damaged ({type(error).__name__}: {error}): fetch it again") from error
     return parts[0], parts[1], parts[2], parts[3]
 

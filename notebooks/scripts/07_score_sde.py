@@ -178,8 +178,8 @@ for name, schedule in sdes.items():
 #
 # ## One network, every method
 #
-# The U-Net `digits` knows only DDPM's chain. `on_schedule` rescales its input, so it serves both families. Of ten,
-# recognised; DDIM: 11, PLMS: 15.
+# The U-Net `digits` knows only DDPM's chain. `on_schedule` rescales its input, so it serves both families. Counted:
+# recognised, of ten (DDIM is 11, PLMS 15).
 #
 # *Predict:* which row fails?
 

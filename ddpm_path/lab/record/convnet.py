@@ -82,7 +82,7 @@ CLAIMS: tuple[Claim, ...] = (
     Claim(
         "checkerboard-trained",
         "09_upsampling",
-        "After training, too, resizing, then convolving, has fewer [Odena 2016, sec. Better Upsampling]",
+        "After training, too, resize-convolution leaves fewer checkerboards [Odena 2016, sec. Better Upsampling]",
         _TRAINED + "Margin: log2(energy of k = 3 / energy of resizing), mean over seeds. " + _SEEDS,
         State.HOLDS,
         "Energy 0.00024 with k = 3, 0.00015 after resizing; margin +0.70 +- 0.09. Training under a squared error does "
