@@ -134,6 +134,7 @@ LEGAL: list[tuple[str, Callable[[World], Any]]] = [
     ("convolution.* size: tuple*", always((6, 7))), ("convolution.[tb]* u: *", rand(3, 2, 2, 3)),
     ("convolution.* weight: *", rand(2, 2, 3, 3)), ("convolution.[mtb]*[xdn] stride: *", always(2)),
     ("convolution.[mtb]*[xdn] dilation: *", always(1)), ("convolution.[mtb]*[xdn] padding: *", always(0)),
+    ("convolution.transposed_size output_padding: *", always(0)),
     ("convolution.* layers: *", lambda w: [convolution.Layer(3, 2, 1), convolution.Layer(2)]),
     ("convolution.* size: *", count(9, 12)), ("* layer: *", always(convolution.Layer(3, 2, 1))),
     ("convolution.*: Field", always(convolution.Field(2, 1, 0))), ("convolution.*half* dilation: *", always(2)),
