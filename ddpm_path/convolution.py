@@ -48,6 +48,7 @@ def output_size(size: int, kernel: int, stride: int = 1, padding: int = 0, dilat
     Relations 1 to 5 and the one of pooling, 7, are its special cases. ValueError if the kernel does not fit.
     """
     check_range(1, stride=stride)
+    check_range(0, size=size, padding=padding)
     slack = size + 2 * padding - effective_kernel(kernel, dilation)
     if slack < 0:
         raise ValueError(

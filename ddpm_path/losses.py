@@ -348,7 +348,6 @@ def weighted_times(p: Tensor, batch: int, generator: torch.Generator | None = No
     Both (batch,), times as floats. The mean of weight times loss is the uniform mean's, whatever p is: slices change
     the noise only, as in training's `stratified_times`. ValueError for a p that holds no probabilities.
     """
-    check_range(1, batch=batch)
     if p.ndim != 1 or not bool((p >= 0).all() and 0 < p.sum() < math.inf):
         raise ValueError(f"p is (T,), none below 0 and one above; got {p.tolist()}")
     p = p / p.sum()
@@ -357,5 +356,6 @@ def weighted_times(p: Tensor, batch: int, generator: torch.Generator | None = No
 
 
 def stratified(batch: int, generator: torch.Generator | None = None, dtype: torch.dtype = torch.float64) -> Tensor:
-    """Uniform numbers, (batch,), one from each of `batch` equal slices of [0, 1)."""
+    """Uniform numbers, (batch,), one from each of `batch` equal slices of [0, 1); ValueError for none."""
+    check_range(1, batch=batch)
     return (torch.arange(batch, dtype=dtype) + torch.rand(batch, generator=generator, dtype=dtype)) / batch

@@ -288,6 +288,8 @@ def border_weights(instances: Tensor, balance: Tensor | float = 1.0, w0: float =
         )
     cells = sorted(set(instances.flatten().tolist()) - {0})
     weights = torch.zeros(instances.shape, dtype=torch.float64)
+    if not bool(torch.as_tensor(balance).isfinite().all()):
+        raise ValueError("balance holds NaN or infinity: every class that it counts needs a pixel")
     if isinstance(balance, Tensor) and balance.ndim:
         check_alike(weights, balance=balance)
     weights = weights + balance

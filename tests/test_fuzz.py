@@ -270,6 +270,7 @@ INSIDE = {  # not fuzzed
     "unet.adm": "hundreds of megabytes; its error is tested in test_unet.py",
     "unet.improved_imagenet64": "hundreds of megabytes; arguments are `UNet`'s",
     "gaussian.check_[afir]*[!r]": "take names; each use of theirs is fuzzed", "schedule.Schedule*": "a protocol",
+    "gaussian.batch_time": "t is checked by those who are told it",
     "losses.Network*": "a protocol", "*.T": "no arguments", "*.precision": "no arguments", "*.untie": "no arguments",
     "*.probabilities": "no arguments",
 }  # fmt: skip

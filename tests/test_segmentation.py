@@ -431,6 +431,8 @@ def test_images_of_another_type_are_refused():
         (lambda: sg.border_weights(torch.eye(3).long(), w0=-1.0), "w0 = -1"),
         (lambda: sg.border_weights(torch.eye(3).long(), sigma=0.0), "sigma = 0"),
         (lambda: sg.border_weights(torch.eye(3).long(), balance=torch.ones(3)), "balance is"),
+        (lambda: sg.border_weights(torch.eye(3).long(), balance=math.nan), "balance holds NaN"),
+        (lambda: sg.border_weights(torch.eye(3).long(), balance=torch.ones(3, 3) / 0), "balance holds NaN"),
         (lambda: sg.border_weights(torch.ones(2, 3, 3).long()), r"of one image; got \(2, 3, 3\)"),
         (lambda: sg.border_weights(torch.eye(3)), "torch.float32"),
         (lambda: sg.pixel_loss(torch.zeros(1, 2, 3, 3), torch.zeros(1, 3, 3), torch.ones(1, 3, 3)), "whole numbers"),
