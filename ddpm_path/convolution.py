@@ -48,7 +48,7 @@ def output_size(size: int, kernel: int, stride: int = 1, padding: int = 0, dilat
     Relations 1 to 5 and the one of pooling, 7, are its special cases. ValueError if the kernel does not fit.
     """
     check_range(1, stride=stride)
-    check_range(0, size=size, padding=padding)
+    check_range(0, padding=padding)
     slack = size + 2 * padding - effective_kernel(kernel, dilation)
     if slack < 0:
         raise ValueError(
@@ -137,6 +137,7 @@ def taps(size: int, kernel: int, stride: int = 1, padding: int = 0, dilation: in
 
     Convolution, transposed convolution and overlap are sums over this one table. float64.
     """
+    check_range(1, size=size)
     out = output_size(size, kernel, stride, padding, dilation)
     read = stride * torch.arange(out)[:, None] + dilation * torch.arange(kernel) - padding  # (outputs, k)
     return (read[..., None] == torch.arange(size)).double()
