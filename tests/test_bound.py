@@ -262,6 +262,7 @@ def test_bad_steps_and_times_are_told_at_the_call():
     for times in ([1000, 500], [0, 1000], [1000, 1000, 0], [0], []):
         with pytest.raises(ValueError, match="times fall strictly from a start to data"):
             bound_terms(reverse, LINEAR, x0, times)
+    assert len(list(bound_terms(reverse, LINEAR, x0, [1000, 0]))) == 1  # the shortest
     ones = torch.ones(1).double()
     with pytest.raises(ValueError, match="an earlier s"):
         bound_term(reverse, LINEAR, x0, ones, ones, x0)
