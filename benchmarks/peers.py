@@ -117,14 +117,17 @@ def best_smaller(found: Results, name: str, budget: int) -> str | None:
     return min(distances, key=lambda form: distances[form])
 
 
-def smaller_tried(found: Results) -> dict[int, list[str]]:
-    """The smaller networks that were measured with each budget."""
-    tried: dict[int, list[str]] = {}
-    for r in sorted(found, key=lambda r: (r["budget"], list(PACKAGES).index(r["package"]))):
-        row = f"{r['package']} {r['form']}"
-        if r["form"] != next(iter(PACKAGES[r["package"]].forms)) and row not in tried.setdefault(r["budget"], []):
-            tried[r["budget"]].append(row)
-    return tried
+def smaller_tried(found: Results) -> Iterator[str]:
+    """A line for each budget: the smaller networks of each package that were measured."""
+    for budget in sorted({r["budget"] for r in found}):
+        measured = {(r["package"], r["form"]) for r in found if r["budget"] == budget}
+        tried = {
+            name: [form for form in list(package.forms)[1:] if (name, form) in measured]
+            for name, package in PACKAGES.items()
+        }
+        yield f"- {budget} seconds: " + "; ".join(
+            f"{name} {', '.join(forms)}" for name, forms in tried.items() if forms
+        )
 
 
 def paces(names: Sequence[str]) -> dict[str, float]:
@@ -301,9 +304,10 @@ Made by `python benchmarks/peers.py --speed --quality`.
 Every package trains on MNIST's 60,000 training images without labels for the same time on the same machine, and then
 samples without guidance. Only training is timed: how long a step takes, batches and moving average included, is
 measured first, on the machine at rest (the median of {trial} steps), and then as many steps are made as fit into the
-time. Of each package there is its documented network and the best of three
-smaller ones: all three are trained with the first seed, and the one with the least kernel distance is taken. Tried so
-far: {tried}.
+time. Of each package there is its documented network and the best of three smaller ones: all three are trained with
+the first seed, and the one with the least kernel distance is taken. Tried so far:
+
+{tried}
 
 Recognised: the share that a small classifier, trained apart, sees as any digit with confidence above 0.9, over that of
 the test images. Noise is recognised, too, which its guard tells: in brackets, and out of the running, is what has a
@@ -359,7 +363,7 @@ def page() -> str:
         fast = json.loads(path.read_text(encoding="utf-8"))
         speed = SPEED.format(rounds=ROUNDS, batch=BATCH, tables=speeds(fast), machine=fast["machine"])
     quality = "\n\n".join(qualities(found)) or "Not measured yet."
-    tried = "; ".join(f"{budget} seconds: {', '.join(forms)}" for budget, forms in smaller_tried(found).items())
+    tried = "\n".join(smaller_tried(found))
     machines = f"Steps were timed on {paces([])['machine']}." if found else ""
     text = TEXT.format(
         speed=speed.strip(), quality=quality, trial=TRIAL - WARM_UP - 1, covered=COVERED, machines=machines, tried=tried

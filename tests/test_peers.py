@@ -155,6 +155,14 @@ def test_the_best_smaller_network_is_chosen_by_the_first_seed_at_most_calls_and_
     assert peers.best_smaller(found, "here", 900) is None
 
 
+def test_the_page_tells_which_smaller_networks_were_tried(peers):
+    found = [result("diffusers", "16"), result("here", "16"), result("here", "16", seed=1), result("here", "24")]
+    assert list(peers.smaller_tried([*found, result("here", "48", budget=900)])) == [
+        "- 300 seconds: here 24, 16; diffusers 16",
+        "- 900 seconds: ",
+    ]
+
+
 def test_the_page_averages_over_seeds_and_marks_the_best(peers):
     found = [result(seed=0, kernel=1.0, recognised=0.8), result(seed=1, kernel=2.0, recognised=0.9)]
     found += [result("diffusers", "32", kernel=1.2, recognised=0.2)]

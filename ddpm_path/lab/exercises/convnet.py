@@ -39,7 +39,7 @@ OVERLAP = Exercise(
             "that is the mean count: if s does not divide k, some phases get one more than others",
         ),
         (
-            lambda kernel, stride, padding: convolution.overlap(kernel, stride, -padding),
+            lambda kernel, stride, padding: convolution.overlap(kernel, stride, -padding % stride),
             "padding shifts the other way: what is left begins later in the full result",
         ),
     ),
