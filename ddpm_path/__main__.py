@@ -171,8 +171,8 @@ def doctor() -> int:
 
 def diagnose(folder: Path, data: Path | None, size: int | None) -> None:
     """Print one page on a training, and write it with pictures into its folder."""
-    if size is not None and data is None:
-        raise ValueError("--size belongs to --data: a recipe has its own")
+    side = _side(size, data)
+
     from ddpm_path.lab import diagnosis
     from ddpm_path.lab.datasets import DATASETS
     from ddpm_path.lab.doctor import report
@@ -181,7 +181,7 @@ def diagnose(folder: Path, data: Path | None, size: int | None) -> None:
     recipe, _ = diagnosis.load(folder)
     if data is None and recipe.data not in DATASETS:
         raise ValueError(f"this run trains on images of its own, {recipe.data}: name their folder with --data")
-    images = DATASETS[recipe.data]() if data is None else own_images(data, size or 32)
+    images = DATASETS[recipe.data]() if data is None else own_images(data, side)
     print(report(diagnosis.diagnose(folder, images)))
     print(f"with pictures: {folder / 'diagnosis.html'}")
 
@@ -198,15 +198,14 @@ def train(
     """Train a recipe, or on a folder of images; several processes if torchrun starts them."""
     if (name is None) == (data is None):
         raise ValueError("name a recipe, or give a folder of images with --data: one of the two")
-    if size is not None and data is None:
-        raise ValueError("--size belongs to --data: a recipe has its own")
+    side = _side(size, data)
 
     from ddpm_path.lab.device import placed
     from ddpm_path.lab.making import make, make_of_images
 
     with placed(bf16, compile) as place:
         if data is not None:
-            make_of_images(data, size or 32, out or Path("build/train") / data.resolve().name, steps, place)
+            make_of_images(data, side, out or Path("build/train") / data.resolve().name, steps, place)
         elif name is not None:
             make(name, out or Path("build/train") / name, steps, place)
 
@@ -327,6 +326,13 @@ def evaluate(
             other = measure(against)
             print(evaluation.report(other))
         print(evaluation.comparison(mine, other))
+
+
+def _side(size: int | None, data: Path | None) -> int:
+    """Pixels a side of one's own images; ValueError for a size where there are none."""
+    if size is not None and data is None:
+        raise ValueError("--size belongs to --data: a recipe has its own")
+    return size or 32
 
 
 def _class(label: str, classes: Sequence[str]) -> int:

@@ -204,7 +204,8 @@ def likelihood(
         nonlocal traced
         eps = _ask(eps_fn, x, t)
         if x.requires_grad and not traced:  # once: it costs a gradient
-            traced = _check_traced(eps, x)
+            _check_traced(eps, x)
+            traced = True
         return flow_velocity(schedule, x, eps, t)
 
     def slope(state: Tensor, t: float) -> Tensor:
@@ -347,11 +348,10 @@ def _ask(eps_fn: EpsFn, x: Tensor, t: float) -> Tensor:
     return eps
 
 
-def _check_traced(eps: Tensor, x: Tensor) -> bool:
-    """True; ValueError if autograd finds no way from eps to x, whose divergence would come out as 0."""
+def _check_traced(eps: Tensor, x: Tensor) -> None:
+    """ValueError if autograd finds no way from eps to x, whose divergence would come out as 0."""
     if not eps.requires_grad or torch.autograd.grad(eps.sum(), x, retain_graph=True, allow_unused=True)[0] is None:
         raise ValueError("eps_fn has no gradient in x, so the flow no divergence: call it without no_grad and detach")
-    return True
 
 
 def _solve(

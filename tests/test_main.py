@@ -292,6 +292,8 @@ def test_train_wants_a_recipe_or_images_not_both(capsys: Capture) -> None:
 def test_diagnose_asks_for_the_images_of_a_run_of_ones_own(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
     monkeypatch.setattr(diagnosis, "load", lambda folder: (Recipe("photos", {}, 1), None))
     assert "name their folder with --data" in fails(["diagnose", "run"], capsys)
+    for command in (["diagnose", "run"], ["train", "digits"]):
+        assert "--size belongs to --data" in fails([*command, "--size", "16"], capsys)
 
 
 def test_doctor_s_status_tells_of_problems(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
