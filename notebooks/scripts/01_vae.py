@@ -14,12 +14,12 @@
 # # 01 · Variational auto-encoders
 #
 # Suppose each image $x$ comes from a few hidden numbers $z$: draw $z \sim \mathcal N(0, I)$, then $x \sim p(x \mid z)$,
-# a network called the *decoder*. To train it we need $p(x)$, an integral over all $z$ that nobody can do.
-# [Kingma and Welling](https://arxiv.org/abs/1312.6114) (2013) train a second network beside it. The *encoder* answers
-# which $z$ could have made this $x$: a normal distribution $q(z \mid x)$, given by mean $\mu$ and log-variance. Both
-# learn by ordinary gradients.
+# a network called the *decoder*. To train it we need $p(x)$, an integral over all $z$ that nobody can do. [Kingma and
+# Welling](https://arxiv.org/abs/1312.6114) (2013) train a second network beside it. The *encoder* answers which $z$
+# could have made this $x$: a normal distribution $q(z \mid x)$, given by mean $\mu$ and log-variance of each $z_j$.
+# Both learn by ordinary gradients.
 #
-# The article calls this stop optional: take it if variational inference is new to you. A diffusion model is a VAE too.
+# Optional, says the article: take it if variational inference is new. A diffusion model is a VAE too.
 
 # %%
 import copy
@@ -67,10 +67,10 @@ print("as the package says, whose eps (L, B, J) holds L samples for each image")
 # ## A world where all is known
 #
 # With a linear decoder, $x = Wz + b +$ noise, the integral is easy: $p(x)$ and $p(z \mid x)$ are normal. The true
-# posterior is tilted; our $q$ has no tilt to give.
+# posterior is tilted; our $q$ is *diagonal*, without tilt.
 #
-# The *importance-weighted* bound ([Burda](https://arxiv.org/abs/1509.00519), 2015) averages the weights
-# $w_i = p(x, z_i) / q(z_i \mid x)$ of $k$ samples before the logarithm: $\log \frac1k \sum_i w_i$.
+# The *importance-weighted* bound ([Burda](https://arxiv.org/abs/1509.00519), 2015) averages the weights $w_i = p(x,
+# z_i) / q(z_i \mid x)$ of $k$ samples before the logarithm: $\log \frac1k \sum_i w_i$ (natural, so in *nats*).
 #
 # *Predict before you run:* does a large $k$ make up for the wrong shape?
 

@@ -199,8 +199,8 @@ for T in (40, 1000):
 
 # %% [markdown]
 # **You should see** the gradient explode at 40 steps, where $\sigma^2 > 2\tau^2$: a famous mistake. The product is
-# stable, yet too narrow even at 1,000: each small step repeats the same evidence. Right is an $r$ that
-# follows the noise, up to the last step's missing noise.
+# stable, yet too narrow even at 1,000: each small step repeats the same evidence. Right, in many steps, is an $r$ that
+# follows the noise (the last step adds none).
 #
 # ## Digits: denoise and fill in
 #

@@ -112,7 +112,7 @@ plots.show(
 
 # %% [markdown]
 # **You should see** a choice in the last third, and 0.27 to 0.33 on the left. **If instead** walks miss the bands,
-# the noise has the wrong sign.
+# the guess has the wrong sign.
 #
 # ## Small or large variance?
 #
@@ -184,7 +184,7 @@ for name, eps_fn in {"perfect": perfect, "spoiled": spoiled, "clipped": clip_x0(
 #
 # A U-Net sees a noisy digit, $t$ and the label. On two free cores this takes 2 to 2.5 minutes.
 #
-# *Predict:* the loss starts near 0.8. How far will it fall?
+# *Predict:* answering 0 costs 0.8. How far will the loss fall?
 
 # %%
 trained = train.train(recipe, data)
@@ -193,7 +193,8 @@ print(f"loss: first 10 steps {losses[:10].mean():.2f}, last 100 steps {losses[-1
 
 # %% [markdown]
 # **You should see** a fall from 0.8 to about 0.11, mostly early. **If instead** it stays high, train on one batch: a
-# network that cannot learn that has a bug. Loss is not quality: it hardly moves while blots become digits.
+# network that cannot learn that has a bug (`python -m ddpm_path diagnose` names some). Loss is not quality: it hardly
+# moves while blots become digits.
 
 # %%
 net, raw = (as_eps(each, recipes.PREDICTIONS[recipe.prediction], cosine) for each in (trained.ema, trained.net))

@@ -78,7 +78,7 @@ print(f"black expected: the bins sum to {mass.sum():.6f}; black has mass {mass[0
 
 # %% [markdown]
 # **You should see** agreement, and a famous mistake: the *density* of black exceeds 1, as if a black pixel cost
-# negative bits. Others: closed outer bins, which lose half of black; a mean over $t$, 1,000 times too small.
+# negative bits. Others: closed outer bins, which lose much of black; a mean over $t$, 1,000 times too small.
 #
 # ## Truth: which variance?
 #
@@ -101,7 +101,7 @@ for times in (uniform_times(1000, steps) for steps in (10, 100, 1000)):
 
 # %% [markdown]
 # **You should see** a tight bound with the best variance, in any number of steps; 0.000003 is the prior. Fixed, it
-# costs bits even in 1,000 steps; 12 learns it.
+# costs bits throughout; 12 learns it.
 #
 # ## L against L_simple, eps against x_0 and mean
 #
@@ -146,9 +146,9 @@ claims.measure("ddpm-fine-detail", share.mean() - 0.5, share.std() / len(share) 
 
 # %% [markdown]
 # **You should see** $L$ save 0.16 bits. $x_0$ and the mean cost far more: near data they must copy $x_t$ through all
-# layers. **If instead** the rate is 0.002, you took a mean over $t$. Distortion is half of all bits, as in the paper.
+# layers. **If instead** the rate is 0.002, you took a mean over $t$. Distortion is half of all bits. *Small* wins here.
 #
-# *Predict:* who draws better? (Kernel distance: 0 is best.)
+# *Predict:* who draws better? (Kernel distance: best is about 0.)
 
 # %%
 recogniser, times = zoo.load_recogniser("digits-recogniser"), uniform_times(1000, 50)
@@ -227,7 +227,7 @@ for who, net in {"network": nets["simple-0"], "by heart": probing.by_heart(data,
     for split, images in {"train": data.train, "test": data.test}.items():
         budget[f"{who}, {split}"] = probing.loss_by_level(net, schedule, images[:355], None, at)
         code(f"{who}, {split}", net, images[:355])
-plots.show(plots.loss_by_level(at, budget), "Train and test on one curve; by heart, train lies below, test above it.")
+plots.show(plots.loss_by_level(at, budget), "Train and test alike; by heart, train below, test above it at small t.")
 
 # %% [markdown]
 # **You should see** the network pay alike for both: it generalises, but has much to learn for $t > 400$. By heart,

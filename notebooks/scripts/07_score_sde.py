@@ -14,11 +14,10 @@
 # # 07 · The score SDE
 #
 # DDPM adds noise in a thousand steps, NCSN at a list of levels. [Song et al.](https://arxiv.org/abs/2011.13456) (2020)
-# let the steps shrink to nothing: both become stochastic differential equations, with new samplers and an ODE that has
-# exact likelihoods. The network stays:
-# $\epsilon_\theta = -\mathrm{std}\,\nabla\log p_t$.
+# let the steps shrink to nothing: both become stochastic differential equations (SDEs), with new samplers and an ODE
+# that has exact likelihoods. The network stays: $\epsilon_\theta = -\mathrm{std}\,\nabla\log p_t$.
 #
-# Reading: the paper. You need 06.
+# You need 06.
 
 # %%
 from functools import partial
@@ -46,8 +45,8 @@ def walk(eps_fn, schedule, noise, steps, end, *how, after=None):
 # %% [markdown]
 # ## From the marginal to the SDE
 #
-# All begins at $x_t = \mathrm{scale}\,x_0 + \mathrm{std}\,\epsilon$. The SDE $dx = f x\,dt + g\,dw$ has these
-# marginals if
+# All begins at $x_t = \mathrm{scale}\,x_0 + \mathrm{std}\,\epsilon$. The SDE $dx = f x\,dt + g\,dw$ ($dw$: noise of
+# variance $dt$) has these marginals if
 #
 # $$f = \frac{d \log \mathrm{scale}}{dt}, \qquad g^2 = \frac{d\,\mathrm{std}^2}{dt} - 2 f\,\mathrm{std}^2$$
 #
@@ -80,7 +79,7 @@ print(f"std of VP at 1e-5 {sdes['VP'](t)[1]:.4e}, in float32 {(1 - torch.exp(-(0
 #
 # Without noise only *half* of the score is left. On a line the ODE keeps each walker's share of the world.
 #
-# *Predict before you run:* how do their paths differ, and what do they share?
+# *Predict:* how do their paths differ, and what do they share?
 
 # %%
 world, schedule = isotropic_mixture([0.3, 0.7], [[-0.6], [0.5]], std=0.15), sdes["VP"]
@@ -97,13 +96,13 @@ figure.axes[0].plot(grid, noisy, color="black", linewidth=0.4, alpha=0.6)
 plots.show(figure, "Smooth paths of the ODE and jagged ones of the SDE, from equal starts, end in two bands.")
 
 # %% [markdown]
-# **You should see** smooth and jagged paths in the same bands. **If instead** smooth ones cross, $\tfrac12 g^2$ became
-# $g^2$.
+# **You should see** smooth and jagged paths in the same bands. **If instead** jagged ones miss the bands, half of the
+# score is lost.
 #
 # ## Predictors
 #
 # *Euler-Maruyama* takes the SDE's step; *reverse diffusion* runs the forward step backwards; *ancestral* is DDPM. All
-# end with the estimate of $x_0$. The number is how far 2,000 samples lie off on average (Wasserstein).
+# end with the estimate of $x_0$. The number: how far 2,000 samples lie off (Wasserstein).
 #
 # *Predict:* which SDE is hardest in 50 steps? What does each mistake do?
 
@@ -118,11 +117,12 @@ for name, predictor in predictors.items():
     print(f"{name:22}", ", ".join(f"{k} {metrics.wasserstein(x, world):.3f}" for k, x in zip(sdes, found, strict=True)))
 
 # %% [markdown]
-# **You should see** VE hardest on the ODE, and both mistakes.
+# **You should see** VE hardest on the ODE; whole $g^2$ collapses, half with noise blurs.
 #
 # ## A class on demand
 #
-# By Bayes' rule the score of a class is the world's and a noisy classifier's [eq. 14]; here both are exact.
+# By Bayes' rule the score of a class is the world's and a noisy classifier's [eq. 14]; here both are exact, only the
+# steps are not.
 
 # %%
 schedule, labels = sdes["VP"], torch.zeros(10_000, dtype=torch.long)
@@ -134,9 +134,9 @@ print(f"mean {x.mean():.3f} and deviation {x.std():.3f}; class 0 has -0.6 and 0.
 # %% [markdown]
 # ## A corrector
 #
-# Langevin steps at one level repair what a predictor got wrong, noise and score in the ratio `snr`. The published code
-# takes norms over the batch; here each sample has its own, or (on a line, where $|\epsilon|$ can vanish) the level's.
-# Its calls could have bought smaller steps.
+# Langevin steps at one level, $\alpha s$ and noise $\sqrt{2\alpha}\,z$ in the ratio `snr`, repair what a predictor got
+# wrong. The published code takes norms over the batch, ours of each sample or (on a line) the level's. Its calls could
+# have bought smaller steps.
 #
 # *Predict:* who wins with few calls? With many?
 
@@ -150,7 +150,7 @@ error = (w(x[0], 1000) - w(x[1], 1000)).std() / 10**0.5
 claims.measure("sde-corrector", w(x[0]) - w(x[1]), error)
 
 # %% [markdown]
-# **You should see** the predictor ahead, then no difference: an exact score leaves nothing to repair. Images:
+# **You should see** the predictor ahead, then no difference: an exact score leaves nothing to repair. See
 # `benchmarks/sde.md`.
 #
 # ## Likelihood
@@ -242,7 +242,7 @@ plots.show(plots.grid(sheet, rows=tuple(rows)), "Ten digits: upper halves comple
 # ## Bits per dimension
 #
 # `digits-vp` learned in continuous time, from dequantised digits (256 levels, smallest time $10^{-5}$). The ODE has a
-# likelihood; the reverse SDE a variational bound, in the limit of small steps, with a Gaussian decoder. **They belong
+# likelihood; the reverse SDE a variational bound with a Gaussian decoder. **They belong
 # to two models:** unless the score is exact, the ODE's density is not the SDE's, and the first does not tighten the
 # second.
 

@@ -78,7 +78,7 @@ plots.show(figure, "Stripes of waves from fast to slow, twice; each time resembl
 # ## How a block hears it
 #
 # Two layers turn $e(t)$ and a label's embedding into one vector $c$ for all blocks. DDPM *adds* a projection of it
-# between a block's convolutions. ADM's AdaGN scales and shifts what normalisation has just made flat:
+# between a block's convolutions. ADM's AdaGN (as coded) scales and shifts what normalisation made flat:
 #
 # $$\mathrm{AdaGN}(h, c) = (1 + y_s)\,\mathrm{GroupNorm}(h) + y_b, \qquad (y_s, y_b) = W c$$
 

@@ -192,8 +192,9 @@ plots.show(plots.curves(torch.tensor(some).log10(), lines, "log10 t", "v"), "See
 #
 # ## Which times to draw
 #
-# The terms of $L_{vlb}$ differ by orders of magnitude: with uniform $t$ its gradient is noisy. Draw $t$ with
-# $p_t \propto \sqrt{\mathbb E L_t^2}$, from the latest losses of each $t$, and weigh them by $1/(T p_t)$ [eq. 18].
+# The terms of $L_{vlb}$ differ by orders of magnitude: with uniform $t$ its gradient is noisy. Draw $t$ with $p_t
+# \propto \sqrt{\mathbb E L_t^2}$, from the latest losses of each $t$, and count each as $L_t / p_t$ [eq. 18]: the
+# code's terms are $T L_t$, their weight $1/(T p_t)$.
 #
 # *Predict:* which times come up most?
 
@@ -241,8 +242,8 @@ claim("improved-hybrid-bits", gain[3])
 claim("improved-vlb-bits", (bits[2] - bits[3])[3])
 
 # %% [markdown]
-# **You should see** hybrid save 0.14 bits/dim in 1,000 steps, and lose to the small variance in 25: in long steps $v$
-# counts at all $t$. The paper trained 250 times as long.
+# **You should see** hybrid save 0.14 bits/dim in 1,000 steps, and lose to the small variance in 25 to 100: in long
+# steps $v$ counts at all $t$. The paper trained 250 times as long.
 #
 # *Predict:* who draws best?
 
@@ -265,7 +266,7 @@ claim("improved-vlb-draws", (far[2] - far[1])[1])
 # ## Exercises
 #
 # Write (1) the learned variance from $o$ and the levels `(scale, std)`, `now` at $t$ and `then` at $s > 0$; (2) from a
-# history of losses `(T, n)` the probability of each time (no floor), and the weight of a draw. Solutions:
+# history of losses `(T, n)` the probability of each time, and the weight of a draw. Solutions:
 # `ddpm_path/lab/exercises/improved.py`.
 
 

@@ -225,8 +225,8 @@ show({"right": drawn[3]} | wrong, "Digits 0 to 9 in the first row; many others i
 claims.measure("adm-noisy", *paired(hit[3][:200] - right(wrong["clean"])))
 
 # %% [markdown]
-# A fourth lives in the other route: $\mu + s g$, *without the variance*. On the two modes, whose class +1 has mean 1
-# and deviation 0.5:
+# The probability comes closest. A fourth lives in the other route: $\mu + s g$, *without the variance*. On two modes
+# (class +1 has mean 1, deviation 0.5):
 
 # %%
 shifts = {"right": classifier_shift(plus, 1.0), "forgotten": lambda x, t, mean, var: mean + plus(x, t)}

@@ -137,8 +137,8 @@ for coins, what in ((64, "a coin for each example"), (1, "one coin for the batch
     print(f"{what}: error without a label {errors.mean():.3f}, from {errors.min():.3f} to {errors.max():.3f}")
 
 # %% [markdown]
-# **You should see** a larger error with one coin, and more of a lottery: what the null label learns hangs on when its
-# few batches come. Long training forgives it.
+# **You should see** a slightly larger error with one coin, ranges that overlap, and more of a lottery: what the null
+# label learns hangs on when its few batches come. Long training forgives it.
 #
 # ## Digits over the scale
 #
@@ -199,8 +199,8 @@ claims.measure("free-against-classifier", better[0] + 2 * better[1:].std(), 0.0,
 # ## Out of range
 #
 # A large scale throws the estimate of $x_0$ out of $[-1, 1]$. Clipping ends that. *Dynamic thresholding* [Saharia 2022]
-# divides each image by a high percentile of its $|x_0|$ instead. Guidance comes first: two clipped answers, guided, are
-# out of range again.
+# clips each image to a high percentile $s \ge 1$ of its $|x_0|$, then divides by $s$. Guidance comes first: two clipped
+# answers, guided, are out of range again.
 #
 # *Predict:* when is it worst? Which rows at scale 8 suffer?
 
@@ -228,7 +228,7 @@ claims.measure("free-dynamic", *nearer(free[8], dynamic))
 # A guided step asks the network twice, or once at twice the batch. In much noise guidance narrows the choice, near data
 # all is decided: guide in between [Kynkäänniemi 2024].
 #
-# *Predict:* how many calls of ten are saved?
+# *Predict:* how many calls of twenty are saved?
 
 # %%
 sizes = []

@@ -15,7 +15,7 @@
 #
 # DDIM (notebook 11) solves a differential equation in the simplest way: follow the slope where you stand.
 # Classical solvers mix several slopes and need fewer steps, but added to $x$ as they are they may leave the noise
-# levels that the network knows. [Liu et al.](https://arxiv.org/abs/2202.09778) (2021) keep DDIM's step, the
+# levels that the network knows. [Liu et al.](https://arxiv.org/abs/2202.09778) (2022) keep DDIM's step, the
 # *transfer*, and improve only the slope in it: *pseudo numerical methods for diffusion models*.
 #
 # The code of latent diffusion and Stable Diffusion offers one of them, PLMS.
@@ -175,7 +175,8 @@ plots.show(plots.grid(torch.cat(drawn), 6, rows=tuple(rows)), "Digits in six row
 # **You should see** $T$ spoil all but DDIM. The first step is 20,000 long. DDIM's slope is taken at its noisy end,
 # and holds for nearly all of it. The others mix in slopes from its far end, and carry them over the whole length.
 #
-# The cure: start where std / scale is 40. Best is to get there by one DDIM step (`ddim_first`): $x_{984}$ has a mean.
+# The cure: start where std / scale is 40. Best is to get there by one DDIM step (`ddim_first`): $x_{984}$ has a mean,
+# noise none.
 #
 # ## Error against calls
 #
@@ -200,7 +201,7 @@ plots.show(figure, "Errors fall with the calls: DDIM's slowly, PLMS's faster, F-
 # %% [markdown]
 # **You should see**, by RMS, DDIM, PLMS and S-PNDM close at 12 calls, and PLMS ahead at 96. F-PNDM has three
 # steps at 12 calls, off the chart, but catches up. Runge–Kutta pays four calls a step. DDPM is highest from 48 on.
-# Two floors: left, the start is not quite $x_{984}$; right, the last step, to data.
+# Two floors: left, the start is not quite $x_{984}$; right, the last step.
 #
 # ## Is it worth it?
 #
@@ -263,7 +264,7 @@ _ = check(TRANSFER, transfer_in_levels)
 
 # %%
 def multistep_weights(order):
-    raise NotImplementedError  # your lines instead: return the weights, (order,)
+    raise NotImplementedError  # your lines instead: return the weights, (order,), float64
 
 
 _ = check(MULTISTEP_WEIGHTS, multistep_weights)
