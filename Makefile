@@ -31,7 +31,7 @@ notebooks/%.ipynb: notebooks/scripts/%.py | .venv/installed-test
 
 # Measures again all that benchmarks/ says, in an environment that has the peers, too: days, on two cores.
 bench: .venv-bench/installed
-	for name in unet samplers sde guidance cost waiting; do .venv-bench/bin/python benchmarks/$$name.py || exit 1; done
+	for name in unet gpu samplers sde guidance cost waiting; do .venv-bench/bin/python benchmarks/$$name.py || exit 1; done
 	.venv-bench/bin/python benchmarks/peers.py --speed --quality
 
 .venv/installed: pyproject.toml constraints.txt

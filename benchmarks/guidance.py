@@ -12,13 +12,12 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from measure import table
+from measure import kept, table, weights
 from torch import Tensor
 from tqdm import tqdm
 
 from ddpm_path.guidance import class_score, classifier_guided, clip_x0, guided_network, threshold_x0, within
 from ddpm_path.lab import datasets, metrics, zoo
-from ddpm_path.lab.files import replacing
 from ddpm_path.losses import Network
 from ddpm_path.samplers import decode, start_noise
 from ddpm_path.schedule import EpsFn, Schedule, uniform_times
@@ -74,18 +73,14 @@ def draw(model: str, name: str, part: int = 20) -> Tensor:
     net, schedule = zoo.load(model)
     n, size = SAMPLES[model], zoo.card(model)["size"]
     x, labels = start_noise(n, (1, size, size), torch.Generator().manual_seed(0)), torch.arange(n) % 10
-    folder = KEPT / model / name.replace(",", "").replace(" ", "-")
-    folder.mkdir(parents=True, exist_ok=True)
-    parts = []
-    for i in tqdm(range(0, n, part), desc=f"{model}, {name}"):
-        path = folder / f"{i:04d}.pt"
-        if not path.exists():
-            eps_fn = ROWS[name](model, net, schedule, labels[i : i + part])
-            found = decode(eps_fn, schedule, x[i : i + part], uniform_times(schedule.T, STEPS))
-            with replacing(path) as temporary:
-                torch.save(found, temporary)
-        parts.append(torch.load(path, weights_only=True))
-    return torch.cat(parts)
+    folder = KEPT / weights(model, f"{model}-classifier") / name.replace(",", "").replace(" ", "-")
+
+    def walk(i: int) -> Tensor:
+        eps_fn = ROWS[name](model, net, schedule, labels[i : i + part])
+        return decode(eps_fn, schedule, x[i : i + part], uniform_times(schedule.T, STEPS))
+
+    starts = tqdm(range(0, n, part), desc=f"{model}, {name}")
+    return torch.cat([kept(folder / f"{i:04d}.pt", partial(walk, i)) for i in starts])
 
 
 def measured(model: str) -> Iterator[str]:

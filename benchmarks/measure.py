@@ -1,4 +1,4 @@
-"""What the benchmarks measure with: time in turns, peak memory in processes of their own, the machine, tables."""
+"""What the benchmarks share: work, time in turns, peak memory, kept samples, the machine, tables."""
 
 import platform
 import re
@@ -6,12 +6,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
+
+from ddpm_path.lab import zoo
+from ddpm_path.lab.files import replacing
 
 Ask = Callable[[nn.Module, Tensor, Tensor], Tensor]
 """A network, images and times to its answer."""
@@ -29,6 +33,13 @@ def training_step(ask: Ask, net: nn.Module, optimiser: torch.optim.Optimizer, x:
     optimiser.zero_grad()
     loss.backward()
     optimiser.step()
+
+
+def work(what: str, ask: Ask, net: nn.Module, x: Tensor, t: Tensor) -> Callable[[], None]:
+    """One of the two, `forward` or `training step`, with Adam."""
+    if what == "forward":
+        return partial(forward, ask, net, x, t)
+    return partial(training_step, ask, net, torch.optim.Adam(net.parameters(), lr=1e-5), x, t)
 
 
 def in_turns(
@@ -63,6 +74,20 @@ def high_water() -> float:
     """The most memory that this process has held so far, in MiB."""
     status = Path("/proc/self/status").read_text(encoding="ascii")
     return int(status.split("VmHWM:")[1].split()[0]) / 1024
+
+
+def kept(path: Path, make: Callable[[], Tensor]) -> Tensor:
+    """What was made before, or is made now and kept, whole or not at all."""
+    if not path.exists():
+        with replacing(path) as part:
+            torch.save(make(), part)
+    result: Tensor = torch.load(path, weights_only=True)
+    return result
+
+
+def weights(*models: str) -> str:
+    """What tells the weights of these shipped models from others of the same names."""
+    return "-".join(zoo.card(model)["sha256"][:8] for model in models)
 
 
 def machine(*packages: str) -> str:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from measure import forward, growth, in_turns, machine, peak, table, training_step
+from measure import growth, in_turns, kept, machine, peak, table, work
 from packages import PACKAGES
 from torch import Tensor
 from tqdm import tqdm
@@ -40,21 +40,19 @@ Results = list[dict[str, Any]]
 # --- speed at one parameter count
 
 
-def work(name: str, what: str) -> Callable[[], None]:
+def alike(name: str, what: str) -> Callable[[], None]:
     """A forward pass or a training step of a package's network with about as many parameters as ours, on noise."""
     package = PACKAGES[name]
     net = package.make(**package.alike)
     x, t = torch.randn(BATCH, 1, package.side, package.side), torch.full((BATCH,), 500.0)
-    if what == "forward":
-        return partial(forward, package.ask, net, x, t)
-    return partial(training_step, package.ask, net, torch.optim.Adam(net.parameters(), lr=1e-5), x, t)
+    return work(what, package.ask, net, x, t)
 
 
 def speed() -> None:
     """Measure all packages in turns, and memory in processes of their own."""
     found: dict[str, Any] = {"machine": machine(*VERSIONS), "seconds": {}, "memory": {}}
     for what in WORKS:
-        found["seconds"][what] = in_turns({name: work(name, what) for name in PACKAGES}, ROUNDS, what)
+        found["seconds"][what] = in_turns({name: alike(name, what) for name in PACKAGES}, ROUNDS, what)
         found["memory"][what] = {name: peak(__file__, name, what) for name in PACKAGES}
     found["parameters"] = {name: parameters(name, package.alike) for name, package in PACKAGES.items()}
     with replacing(KEPT / "speed.json") as path:
@@ -156,7 +154,8 @@ def do(jobs: list[Job], n: int, calls: Sequence[int]) -> None:
         steps = [max(1, int(job.budget / pace)) for job in wanted]
         nets = PACKAGES[package].train(PACKAGES[package].forms[form], steps, seed)
         for job, net, each in zip(wanted, nets, steps, strict=True):
-            save(job.folder / "net.pt", {"steps": each, "weights": net.state_dict()})
+            with replacing(job.folder / "net.pt") as part:
+                torch.save({"steps": each, "weights": net.state_dict()}, part)
     for job in jobs:
         for each in calls:
             path = job.folder / f"{each}-calls-{n}.json"
@@ -169,26 +168,19 @@ def do(jobs: list[Job], n: int, calls: Sequence[int]) -> None:
                 part.write_text(json.dumps(job._asdict() | facts | {"n": n, "calls": each}), encoding="utf-8")
 
 
-def save(path: Path, content: object) -> None:
-    """Whole or not at all."""
-    with replacing(path) as part:
-        torch.save(content, part)
-
-
 def samples(job: Job, weights: dict[str, Tensor], n: int, calls: int) -> Tensor:
     """n images (n, 1, 28, 28), in parts that are kept."""
     package = PACKAGES[job.package]
     net = package.make(**package.forms[job.form])
     net.load_state_dict(weights)
     net.eval()
-    parts = []
-    for i in tqdm(range(0, n, PART), desc=f"{job.package}, {calls} calls"):
-        path = job.folder / f"{calls}-calls" / f"{i:04d}.pt"
-        if not path.exists():
-            torch.manual_seed(1_000_000 * (job.seed + 1) + i)
-            save(path, package.draw(net, PART, calls))
-        parts.append(torch.load(path, weights_only=True))
-    return torch.cat(parts)[:n]
+
+    def draw(i: int) -> Tensor:
+        torch.manual_seed(1_000_000 * (job.seed + 1) + i)
+        return package.draw(net, PART, calls)
+
+    starts = tqdm(range(0, n, PART), desc=f"{job.package}, {calls} calls")
+    return torch.cat([kept(job.folder / f"{calls}-calls" / f"{i:04d}.pt", partial(draw, i)) for i in starts])[:n]
 
 
 def judged(images: Tensor) -> dict[str, tuple[float, float]]:
@@ -385,7 +377,7 @@ def main() -> None:
     parser.add_argument("--peak", nargs=2, metavar=("PACKAGE", "WORK"), help="print one measurement of memory")
     options = parser.parse_args()
     if options.peak:
-        print(growth(lambda: work(*options.peak)))
+        print(growth(lambda: alike(*options.peak)))
         return
     if options.speed:
         speed()

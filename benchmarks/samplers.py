@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 from diffusers import DDIMScheduler, PNDMScheduler
-from measure import table
+from measure import kept, table, weights
 from torch import Tensor
 from tqdm import tqdm
 
@@ -24,7 +24,6 @@ from ddpm_path.exact import isotropic_mixture
 from ddpm_path.gaussian import fixed_large
 from ddpm_path.guidance import clip_x0
 from ddpm_path.lab import datasets, metrics, zoo
-from ddpm_path.lab.files import replacing
 from ddpm_path.samplers import (
     Sampler,
     ancestral,
@@ -125,20 +124,16 @@ def draw(name: str, n: int = 2000, part: int = 100) -> Tensor:
     sampler, times, clip = mnist_rows()[name]
     net, schedule = zoo.load("mnist")
     x, labels = start_noise(n, (1, 28, 28), torch.Generator().manual_seed(0)), torch.arange(n) % 10
-    folder = KEPT / name.replace(",", "").replace(" ", "-")
-    folder.mkdir(parents=True, exist_ok=True)
-    parts = []
-    for i in tqdm(range(0, n, part), desc=name):
-        path = folder / f"{i:04d}.pt"
-        if not path.exists():
-            eps_fn: EpsFn = partial(net, label=labels[i : i + part])
-            eps_fn = clip_x0(eps_fn, schedule) if clip else eps_fn
-            noise = torch.Generator().manual_seed(1 + i)
-            found = last(sampler(eps_fn, schedule, x[i : i + part], times, generator=noise))
-            with replacing(path) as temporary:
-                torch.save(found, temporary)
-        parts.append(torch.load(path, weights_only=True))
-    return torch.cat(parts)
+    folder = KEPT / weights("mnist") / name.replace(",", "").replace(" ", "-")
+
+    def walk(i: int) -> Tensor:
+        eps_fn: EpsFn = partial(net, label=labels[i : i + part])
+        eps_fn = clip_x0(eps_fn, schedule) if clip else eps_fn
+        noise = torch.Generator().manual_seed(1 + i)
+        return last(sampler(eps_fn, schedule, x[i : i + part], times, generator=noise))
+
+    starts = tqdm(range(0, n, part), desc=name)
+    return torch.cat([kept(folder / f"{i:04d}.pt", partial(walk, i)) for i in starts])
 
 
 def on_mnist() -> Iterator[str]:

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from measure import table
+from measure import kept, table, weights
 from torch import Tensor
 from tqdm import tqdm
 
@@ -22,7 +22,6 @@ from ddpm_path import sde
 from ddpm_path.exact import isotropic_mixture
 from ddpm_path.gaussian import fixed_large, fixed_small
 from ddpm_path.lab import datasets, metrics, zoo
-from ddpm_path.lab.files import replacing
 from ddpm_path.samplers import (
     Corrector,
     Predictor,
@@ -76,17 +75,9 @@ class Clock:
     until = math.inf
 
 
-def kept(path: Path, make: Callable[[], Tensor]) -> Tensor | None:
-    """What was made before, or is made now and kept; None where time is up."""
-    if not path.exists():
-        if time.monotonic() > Clock.until:
-            return None
-        found = make()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as temporary:
-            torch.save(found, temporary)
-    result: Tensor = torch.load(path, weights_only=True)
-    return result
+def in_time(path: Path, make: Callable[[], Tensor]) -> Tensor | None:
+    """As `kept`; None where it is not there and time is up."""
+    return None if not path.exists() and time.monotonic() > Clock.until else kept(path, make)
 
 
 # --- on a mixture
@@ -103,7 +94,7 @@ def on_mixture() -> Iterator[str]:
             ends = [walk(name, eps_fn, noise, seeded(2), calls, predictor, corrector) for calls in BUDGETS]
             return torch.tensor([metrics.wasserstein(end, world) for end in ends])
 
-        found = kept(KEPT / "mixture" / f"{name} {what}.pt".replace(" ", "-"), measure)
+        found = in_time(KEPT / "mixture" / f"{name} {what}.pt".replace(" ", "-"), measure)
         return [what, *([""] * len(BUDGETS) if found is None else [f"{w:.4f}" for w in found.tolist()])]
 
     for name in ("VE", "VP", "sub-VP"):
@@ -125,18 +116,19 @@ def on_mixture() -> Iterator[str]:
 
 
 def digits(name: str, draw: Draw, n: int, part: int = 25) -> Tensor:
-    """n digits with balanced labels, in parts that are kept; fewer where time is up."""
+    """n digits with balanced labels, in whole parts that are kept; fewer where time is up."""
     net, _ = zoo.load("digits")
-    noise, labels = start_noise(n, (1, 16, 16), seeded(0)), torch.arange(n) % 10
-    folder = KEPT / name.replace(",", "").replace(" ", "-")
+    whole = math.ceil(n / part) * part
+    noise, labels = start_noise(whole, (1, 16, 16), seeded(0)), torch.arange(whole) % 10
+    folder = KEPT / weights("digits") / name.replace(",", "").replace(" ", "-")
     parts = [torch.empty(0, 1, 16, 16)]
     for i in tqdm(range(0, n, part), desc=name):
         eps_fn, here = partial(net, label=labels[i : i + part]), noise[i : i + part]
-        found = kept(folder / f"{i:04d}.pt", partial(draw, eps_fn, here, seeded(2 + i)))
+        found = in_time(folder / f"{i:04d}.pt", partial(draw, eps_fn, here, seeded(2 + i)))
         if found is None:
             break
         parts.append(found)
-    return torch.cat(parts)
+    return torch.cat(parts)[:n]
 
 
 def row(name: str, draw: Draw, n: int) -> list[str]:

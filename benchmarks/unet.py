@@ -10,12 +10,11 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import torch
 from diffusers import UNet2DModel
-from measure import forward, growth, in_turns, peak, training_step
+from measure import growth, in_turns, peak, work
 from torch import Tensor, nn
 
 from ddpm_path.unet import ddpm_cifar10
@@ -52,12 +51,9 @@ def ask(net: nn.Module, x: Tensor, t: Tensor) -> Tensor:
     return getattr(found := net(x, t), "sample", found)
 
 
-def work(what: str, net: nn.Module, batch: int) -> Callable[[], None]:
-    """A forward pass or a training step on noise."""
-    x, t = torch.randn(batch, 3, 32, 32), torch.full((batch,), 500)
-    if what == "forward":
-        return partial(forward, ask, net, x, t)
-    return partial(training_step, ask, net, torch.optim.Adam(net.parameters(), lr=1e-5), x, t)
+def noise(batch: int, device: str = "cpu") -> tuple[Tensor, Tensor]:
+    """What a network is asked: images and times."""
+    return torch.randn(batch, 3, 32, 32, device=device), torch.full((batch,), 500, device=device)
 
 
 def seconds() -> tuple[str, str]:
@@ -66,7 +62,7 @@ def seconds() -> tuple[str, str]:
     assert {sum(p.numel() for p in net.parameters()) for net in nets.values()} == {35_746_307}
     rows = []
     for what in ("forward", "training step"):
-        runs = {name: work(what, net, BATCH) for name, net in nets.items()}
+        runs = {name: work(what, ask, net, *noise(BATCH)) for name, net in nets.items()}
         spent = in_turns(runs, ROUNDS, what, time.process_time)
         rows.append(row(what, {name: statistics.median(times) for name, times in spent.items()}, "{:.2f} s"))
     return rows[0], rows[1]
@@ -100,7 +96,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.peak:
         name, what = arguments.peak
-        print(growth(lambda: work(what, NETWORKS[name](), 8)))
+        print(growth(lambda: work(what, ask, NETWORKS[name](), *noise(8))))
         return
     rows = list(seconds())
     for what in ("forward", "training step"):
