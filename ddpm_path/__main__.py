@@ -15,25 +15,9 @@ MULTISTEP = ("f-pndm", "s-pndm", "plms", "runge-kutta")
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and answer its exit status; what the user can mend is one line and status 2."""
-    options = _parser().parse_args(arguments)
+    options = vars(_parser().parse_args(arguments))
     try:
-        if options.command == "list":
-            print(listing())
-        elif options.command == "run":
-            return run(options.notebooks)
-        elif options.command == "doctor":
-            return doctor()
-        elif options.command == "diagnose":
-            diagnose(options.folder, options.data, options.size)
-        elif options.command == "train":
-            del options.command
-            train(**vars(options))
-        elif options.command == "evaluate":
-            del options.command
-            evaluate(**vars(options))
-        else:
-            del options.command
-            sample(**vars(options))
+        return COMMANDS[options.pop("command")](**options) or 0
     except BrokenPipeError:  # of `... list | head`: Python would complain once more when it flushes at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
@@ -43,7 +27,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("ddpm-path: interrupted. A training goes on from its last checkpoint if called again", file=sys.stderr)
         return 130
-    return 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -149,15 +132,15 @@ def _row(cells: Sequence[str], widths: Sequence[int]) -> str:
     return "  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip()
 
 
-def run(names: Sequence[str]) -> int:
+def run(notebooks: Sequence[str]) -> int:
     """Execute notebooks of the clone; the exit status is `runner.run`'s."""
     from ddpm_path.lab import roadmap
 
-    notebooks = roadmap.notebooks_folder()  # before the import below, which takes seconds
+    folder = roadmap.notebooks_folder()  # before the import below, which takes seconds
 
     from ddpm_path.lab import runner
 
-    return runner.run(names, notebooks, notebooks.parent / "build" / "path")
+    return runner.run(notebooks, folder, folder.parent / "build" / "path")
 
 
 def doctor() -> int:
@@ -284,8 +267,9 @@ def sample(
     begin = start or trained.T
     signal, noise = trained(begin)
     if sampler in MULTISTEP and noise / signal > 40:  # too long a first step for a mixture of slopes: see notebook 15
-        if steps == 1:
-            raise ValueError(f"{sampler} begins with a step of DDIM on {name}: give --steps 2 or more")
+        least = 2 if chain else 3
+        if steps is not None and steps < least:
+            raise ValueError(f"{sampler} begins with a step of DDIM on {name}: give --steps {least} or more")
         late = float(trained.time_at(40.0))
         late = round(late) if chain else late
         rest = (late if chain else 1000) if steps is None else steps - 1
@@ -342,6 +326,16 @@ def _class(label: str, classes: Sequence[str]) -> int:
         raise unknown("class", label, classes)
     return list(classes).index(label)
 
+
+COMMANDS: dict[str, Callable[..., int | None]] = {
+    "list": lambda: print(listing()),
+    "run": run,
+    "doctor": doctor,
+    "train": train,
+    "diagnose": diagnose,
+    "sample": sample,
+    "evaluate": evaluate,
+}
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -61,7 +61,7 @@ def test_measure_prints_one_line_and_writes_for_the_runner(
         "error": 0.03,
         "detail": "1,442 images",
     }
-    assert claims.collect(tmp_path / "new") == {"ddpm-prior": Measurement("ddpm-prior", 0.25, 0.03, "1,442 images")}
+    assert claims.collect(tmp_path / "new") == {"ddpm-prior": Measurement(0.25, 0.03, "1,442 images")}
 
 
 def test_measure_without_a_runner_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -95,14 +95,14 @@ def test_unknown_claim() -> None:
 )
 def test_verdicts(recorded: State | None, margin: float | None, failed: bool, verdict: str) -> None:
     claim = Claim("key", "03_x", "statement", "protocol", recorded)
-    measurement = None if margin is None else Measurement("key", margin, 0.1)
+    measurement = None if margin is None else Measurement(margin, 0.1)
     assert claims.failed(claim, measurement) == failed
     assert claims.verdict(claim, measurement) == verdict
 
 
 def test_table_has_a_line_for_each_claim_and_fits() -> None:
     known = [Claim("one", "03_x", "", "", FAILS), Claim("another-claim", "03_x", "", "")]
-    lines = claims.table(known, {"one": Measurement("one", -0.1234567, 0.01234)}).splitlines()
+    lines = claims.table(known, {"one": Measurement(-0.1234567, 0.01234)}).splitlines()
     assert [line.split()[0] for line in lines] == ["claim", "one", "another-claim"]
     assert "-0.123 +- 0.012" in lines[1]
     assert lines[1].count("does not hold at this scale") == 2

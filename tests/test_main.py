@@ -262,6 +262,11 @@ def test_sample_says_what_to_change(drawn: Shown, more: list[str], message: str,
     assert drawn == []
 
 
+def test_a_walk_on_an_sde_has_a_step_more_at_its_end(capsys: Capture) -> None:
+    short = ["sample", "digits-vp", "--sampler", "plms", "--steps", "2"]
+    assert "plms begins with a step of DDIM on digits-vp: give --steps 3 or more" in fails(short, capsys)
+
+
 def test_unknown_models_and_classifiers_do_not_draw(capsys: Capture) -> None:
     assert "no model 'digit': did you mean 'digits'? There are " in fails(["sample", "digit"], capsys)
     assert "is a recogniser, not a diffusion model: use" in fails(["sample", "digits-recogniser"], capsys)

@@ -204,15 +204,15 @@ def test_index_escapes_and_colours(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     monkeypatch.setattr(record, "CLAIMS", known)
     measured = {
-        "good": Measurement("good", 1.0, 0.1),
-        "bad": Measurement("bad", 1.0, 0.1),
-        "negative": Measurement("negative", -1.0, 0.1),
+        "good": Measurement(1.0, 0.1),
+        "bad": Measurement(1.0, 0.1, "n > 3"),
+        "negative": Measurement(-1.0, 0.1),
     }
     failure = Failure(2, "x < y", "NameError: <x>", "")
     index = runner._index([Ran("03_ddpm_forward", "T & U", 130.0, None, failure)], measured)
     assert '<a href="03_ddpm_forward.html">T &amp; U</a>' in index
     assert 'a &lt; b: <strong class="good">holds</strong>' in index
-    assert 'c: <strong class="bad">holds</strong> <small>+1 ± 0.1, CONTRADICTED</small>' in index
+    assert 'c: <strong class="bad">holds</strong> <small>+1 ± 0.1, CONTRADICTED, n &gt; 3</small>' in index
     assert 'd: <strong class="open">does not hold at this scale</strong>' in index
     assert "cell [2] x &lt; y: NameError: &lt;x&gt;" in index
     assert "2 min 10 s" in index

@@ -70,13 +70,13 @@ def test_shipped_cards_tell_the_recipe_that_makes_them(name):
 
 def test_a_damaged_card_or_the_wrong_kind_is_named(saved):
     _, folder = saved
-    with pytest.raises(ValueError, match="'fresh' is a diffusion model, not a classifier"):
+    with pytest.raises(ValueError, match=r"'fresh' is a diffusion model, not a recogniser: use load$"):
         zoo.load_recogniser("fresh", folder)
-    with pytest.raises(ValueError, match="'fresh' is a diffusion model, not a classifier of noisy images"):
+    with pytest.raises(ValueError, match=r"'fresh' is a diffusion model, not a classifier: use load$"):
         zoo.load_classifier("fresh", folder)
     with pytest.raises(ValueError, match="'digits-classifier' is a classifier, not a diffusion model"):
         zoo.load("digits-classifier")
-    with pytest.raises(ValueError, match="'digits-recogniser' is a recogniser model, not a classifier of noisy"):
+    with pytest.raises(ValueError, match="'digits-recogniser' is a recogniser, not a classifier: use load_recogniser"):
         zoo.load_classifier("digits-recogniser")
     (folder / "fresh.json").write_text("{")
     with pytest.raises(ValueError, match=r"fresh\.json is damaged, or no model's card"):

@@ -19,7 +19,6 @@ WIDTH = 2  # of the interval to each side, in standard errors
 class Measurement(NamedTuple):
     """One measurement of a claim: a margin, positive where the claim is true, and its standard error."""
 
-    key: str
     margin: float
     error: float
     detail: str = ""
@@ -68,7 +67,7 @@ def collect(folder: Path) -> dict[str, Measurement]:
     found = {}
     for path in sorted(folder.glob("*.json")):
         content = json.loads(path.read_text(encoding="utf-8"))
-        found[path.stem] = Measurement(path.stem, content["margin"], content["error"], content["detail"])
+        found[path.stem] = Measurement(**content)
     return found
 
 

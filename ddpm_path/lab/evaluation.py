@@ -115,7 +115,7 @@ def _samples(
     if source is None:
         return [*results, recognised, coverage], ["no novelty: MNIST's training images are not on this machine"]
     if source is not real:
-        *_, novelty = metrics.quality(recogniser, source, drawn, labels, settings)
+        *_, novelty = metrics.guards(source, drawn, settings)
     return [*results, recognised, coverage, novelty], []
 
 
@@ -151,7 +151,7 @@ def report(evaluation: Evaluation) -> str:
 
 
 def comparison(one: Evaluation, other: Evaluation) -> str:
-    """The differences, one less the other, metric by metric; ValueError where settings or metrics differ.
+    """The differences, one less the other, of the metrics that both have; ValueError for none, or other settings.
 
     The errors are those of independent measurements; where both models met the same images and noise they are smaller.
     """

@@ -14,12 +14,10 @@ from ddpm_path.schedule import Schedule
 class PlanarNet(nn.Module):
     """(x, std) on `schedule` to eps, x (B, 2): two layers of 64 softplus, as NCSN's toy has; x enters at size 1."""
 
-    def __init__(self, schedule: Schedule, width: int = 64) -> None:
+    def __init__(self, schedule: Schedule) -> None:
         super().__init__()
         self.schedule = schedule
-        self.layers = nn.Sequential(
-            nn.Linear(3, width), nn.Softplus(), nn.Linear(width, width), nn.Softplus(), nn.Linear(width, 2)
-        )
+        self.layers = nn.Sequential(nn.Linear(3, 64), nn.Softplus(), nn.Linear(64, 64), nn.Softplus(), nn.Linear(64, 2))
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         """x (B, 2) and t (B,) in the schedule's time to eps (B, 2)."""
@@ -28,10 +26,9 @@ class PlanarNet(nn.Module):
         return eps
 
 
-def fit(
-    world: GaussianMixture, schedule: Schedule, seed: int, steps: int = 1500, batch: int = 128, decay: float = 0.999
-) -> tuple[PlanarNet, PlanarNet]:
+def fit(world: GaussianMixture, schedule: Schedule, seed: int) -> tuple[PlanarNet, PlanarNet]:
     """A network trained on `simple` with `EPS` at uniform times by Adam at lr 1e-3, and the average of its weights."""
+    steps, batch = 1500, 128
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         net = PlanarNet(schedule)
@@ -43,5 +40,5 @@ def fit(
             optimiser.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()
-            update_ema(average, net, step, decay)
+            update_ema(average, net, step, 0.999)
     return net.requires_grad_(False), average

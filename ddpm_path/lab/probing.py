@@ -5,7 +5,7 @@ Beside it stands what one would answer who knew the training set by heart, and n
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -30,13 +30,18 @@ def loss_by_level(
 
     Answering 0 costs 1 at every time: the baseline that doing nothing sets. The same noise is used at all times.
     """
+    levels = _noised(schedule, images, times, seed)
+    return torch.stack([(eps_net(x, t, labels) - eps).square().mean() for x, t, eps in levels])
+
+
+def _noised(
+    schedule: Schedule, images: Tensor, times: Sequence[float], seed: int
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """x_t, t (B,) and eps at each time; eps is always the same."""
     eps = torch.randn(images.shape, generator=torch.Generator().manual_seed(seed))
-    errors = []
     for t in times:
         batch = torch.full((len(images),), float(t))
-        x = q_sample(images, eps, schedule(batch))
-        errors.append((eps_net(x, batch, labels) - eps).square().mean())
-    return torch.stack(errors)
+        yield q_sample(images, eps, schedule(batch)), batch, eps
 
 
 def eps_by_level(
@@ -60,13 +65,11 @@ def accuracy_by_level(
     classifier: Classifier, schedule: Schedule, images: Tensor, labels: Tensor, times: Sequence[float], seed: int = 0
 ) -> Tensor:
     """The share of noised images whose most likely class is their label, at each time, (len(times),)."""
-    eps = torch.randn(images.shape, generator=torch.Generator().manual_seed(seed))
     shares = []
-    for t in times:
-        batch = torch.full((len(images),), float(t))
-        x = q_sample(images, eps, schedule(batch))
-        parts = (slice(i, i + 500) for i in range(0, len(x), 500))
-        seen = torch.cat([classifier(x[part], batch[part]).argmax(1) for part in parts])
+    for x, t, _ in _noised(schedule, images, times, seed):
+        seen = torch.cat(
+            [classifier(*part).argmax(1) for part in zip(torch.split(x, 500), torch.split(t, 500), strict=True)]
+        )
         shares.append((seen == labels).float().mean())
     return torch.stack(shares)
 

@@ -335,10 +335,8 @@ def _item(claim: Claim, measured: Measurement | None) -> str:
     bad = claims.failed(claim, measured)
     colour = "bad" if bad else "good" if state == State.HOLDS else "open"
     number = f"{measured.margin:+.3g} ± {measured.error:.2g}"
-    return (
-        f'<li>{statement}: <strong class="{colour}">{state.value}</strong> '
-        f"<small>{number}, {html.escape(claims.verdict(claim, measured))}</small></li>"
-    )
+    told = html.escape(", ".join(filter(None, (number, claims.verdict(claim, measured), measured.detail))))
+    return f'<li>{statement}: <strong class="{colour}">{state.value}</strong> <small>{told}</small></li>'
 
 
 def _place(failure: Failure) -> str:

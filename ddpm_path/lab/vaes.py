@@ -61,9 +61,9 @@ def evaluate(vae: BernoulliVAE, bound: Bound, x: Tensor, samples: int = 1, seed:
 
 
 @torch.no_grad()
-def terms(vae: BernoulliVAE, x: Tensor, samples: int = 1, seed: int = 0) -> tuple[Tensor, Tensor]:
+def terms(vae: BernoulliVAE, x: Tensor, samples: int = 1) -> tuple[Tensor, Tensor]:
     """Mean reconstruction and mean KL of items x (N, ...), in nats: their difference is the bound."""
-    return evaluate(vae, reconstruction, x, samples, seed).mean(), kl_to_prior(vae.posterior(x)).sum(1).mean()
+    return evaluate(vae, reconstruction, x, samples).mean(), kl_to_prior(vae.posterior(x)).sum(1).mean()
 
 
 def variances(vae: BernoulliVAE, bound: Bound, x: Tensor, draws: int, seed: int = 0) -> tuple[Tensor, Tensor]:

@@ -15,25 +15,12 @@ from ddpm_path.lab.datasets import DATA
 from ddpm_path.lab.errors import unknown
 from ddpm_path.lab.files import replacing
 from ddpm_path.lab.metrics import Recogniser
-from ddpm_path.lab.published import classifier_from_published, from_published
+from ddpm_path.lab.published import classifier_from_published as classifier_from_published
+from ddpm_path.lab.published import from_published as from_published
 from ddpm_path.lab.recipes import PREDICTIONS, ClassifierRecipe, Recipe, Scorer, SegmenterRecipe
 from ddpm_path.losses import Network, as_learned, on_clock
 from ddpm_path.schedule import Schedule
 from ddpm_path.unet import UNet
-
-__all__ = [
-    "ZOO",
-    "Card",
-    "card",
-    "classifier_from_published",
-    "from_published",
-    "load",
-    "load_network",
-    "load_recogniser",
-    "load_segmenter",
-    "names",
-    "save",
-]
 
 ZOO = DATA / "zoo"
 Card = dict[str, Any]
@@ -68,11 +55,19 @@ def card(name: str, folder: Path = ZOO) -> Card:
     return content
 
 
+def _card_of(kind: str, name: str, folder: Path) -> Card:
+    """A model's card; ValueError for a model of another kind."""
+    content = card(name, folder)
+    if (other := content["kind"]) != kind:
+        found, wanted = ("diffusion model" if each == "diffusion" else each for each in (other, kind))
+        use = "load" if other == "diffusion" else f"load_{other}"
+        raise ValueError(f"{name!r} is a {found}, not a {wanted}: use {use}")
+    return content
+
+
 def load_network(name: str, folder: Path = ZOO) -> tuple[UNet, Card]:
     """The bare network in float32, for inference, and its card; ValueError if the weights are damaged."""
-    content = card(name, folder)
-    if content["kind"] != "diffusion":
-        raise ValueError(f"{name!r} is a {content['kind']}, not a diffusion model: use load_{content['kind']}")
+    content = _card_of("diffusion", name, folder)
     net = Recipe(**content["recipe"]).network()
     _fill(net, name, folder)
     return net, content
@@ -104,20 +99,14 @@ def load_learned(name: str, folder: Path = ZOO) -> tuple[Network, Schedule]:
 
 def load_recogniser(name: str, folder: Path = ZOO) -> Recogniser:
     """A small classifier of real images, for the metrics."""
-    content = card(name, folder)
-    if content["kind"] != "recogniser":
-        raise ValueError(f"{name!r} is a {content['kind']} model, not a classifier of real images: use load")
-    net = Recogniser(**content["recipe"]["net"])
+    net = Recogniser(**_card_of("recogniser", name, folder)["recipe"]["net"])
     _fill(net, name, folder)
     return net
 
 
 def load_classifier(name: str, folder: Path = ZOO) -> tuple[NoisyClassifier, Schedule]:
     """A classifier of noisy images, to guide with, and the schedule whose times it knows: the guided model's."""
-    content = card(name, folder)
-    if content["kind"] != "classifier":
-        raise ValueError(f"{name!r} is a {content['kind']} model, not a classifier of noisy images: it has no t")
-    recipe = ClassifierRecipe(**content["recipe"])
+    recipe = ClassifierRecipe(**_card_of("classifier", name, folder)["recipe"])
     net = recipe.network()
     _fill(net, name, folder)
     return net, recipe.schedule()
@@ -125,10 +114,7 @@ def load_classifier(name: str, folder: Path = ZOO) -> tuple[NoisyClassifier, Sch
 
 def load_segmenter(name: str, folder: Path = ZOO) -> Scorer:
     """What names the digit at each pixel of `scenes.touching_digits`: images (B, 1, H, W) to scores (B, 11, H, W)."""
-    content = card(name, folder)
-    if content["kind"] != "segmenter":
-        raise ValueError(f"{name!r} is a {content['kind']} model, not a segmenter: it names no pixels")
-    net, score, _ = SegmenterRecipe(**content["recipe"]).network()
+    net, score, _ = SegmenterRecipe(**_card_of("segmenter", name, folder)["recipe"]).network()
     _fill(net, name, folder)
     return score
 
