@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from ddpm_path.gaussian import check_input, check_range
+from ddpm_path.gaussian import batch_time, check_input, check_range
 from ddpm_path.unet import Attention, AttentiveBlock, Embed, ResBlock, halve, time_embedding
 
 
@@ -100,7 +100,7 @@ class NoisyClassifier(nn.Module):
         check_input(x, self.stem.weight, *self.shape)
         if t.shape != x.shape[:1]:
             raise ValueError(f"times are (B,), one for each of {len(x)} images; got {tuple(t.shape)}")
-        cond = F.silu(self.time(self.embed(t.to(x.device), self.embedding).to(x.dtype)))
+        cond = F.silu(self.time(self.embed(batch_time(t, x), self.embedding).to(x.dtype)))
         h = self.stem(F.pixel_unshuffle(x, self.patch))
         for block in (*self.down, *self.middle):
             h = block(h, cond)

@@ -3,7 +3,7 @@
 The objective K is a lower bound on log p(x_0), in nats: larger is better. It takes the last step back, from x_1
 to x_0, to be the time reversal of the first step forward under the noise distribution, and so has no term at t = 1.
 
-A Gaussian step back here is a `Reverse`, which answers a mean and a variance, on a `Discrete` schedule. The binomial
+A Gaussian step back here is a `StepBack`, which answers a mean and a variance, on a `Discrete` schedule. The binomial
 chain does not fit the four pieces: its states are bits and its noise flips them. It stands apart, with a network, a
 bound and a sampler of its own.
 """
@@ -36,7 +36,7 @@ from ddpm_path.schedule import Discrete, EpsFn
 
 Moments = tuple[Tensor, Tensor]
 """A mean and a variance, each (B, ...)."""
-Reverse = Callable[[Tensor, Tensor], Moments]
+StepBack = Callable[[Tensor, Tensor], Moments]
 """A learned step back: x_t (B, ...) and t (B,) to the moments of x_{t-1}."""
 Multiply = Callable[[Tensor, Tensor, AnyLevel], Moments]
 """Multiplies N(mean, variance), a distribution of x_s, by a function r of x_s: (mean, variance, level of s)."""
@@ -47,7 +47,7 @@ Logits = Callable[[Tensor, Tensor], Tensor]
 # --- The Gaussian chain.
 
 
-def relative_to_forward(net: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]], schedule: Discrete) -> Reverse:
+def relative_to_forward(net: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]], schedule: Discrete) -> StepBack:
     """The step back of a network that answers (drift, spread), as corrections to the step forward [2015, code].
 
     Mean sqrt(1 - beta_t) x + sqrt(beta_t) drift, variance sigmoid(logit(beta_t) + spread / sqrt(T)). A network that
@@ -64,7 +64,7 @@ def relative_to_forward(net: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]], 
     return reverse
 
 
-def gaussian_term(reverse: Reverse, schedule: Discrete, x0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
+def gaussian_term(reverse: StepBack, schedule: Discrete, x0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
     """What K loses at times t (B,), 2 or later: KL(q(x_{t-1} | x_t, x_0) || p(x_{t-1} | x_t)), (B,) nats [eq. 14].
 
     Differentiable in the schedule too, with the noise eps frozen: so the paper learns beta_2 ... beta_T [sec. 2.4.1].
@@ -75,7 +75,7 @@ def gaussian_term(reverse: Reverse, schedule: Discrete, x0: Tensor, t: Tensor, e
 
 
 def gaussian_bound(
-    reverse: Reverse, schedule: Discrete, x0: Tensor, generator: torch.Generator | None = None
+    reverse: StepBack, schedule: Discrete, x0: Tensor, generator: torch.Generator | None = None
 ) -> Tensor:
     """K of each example (B,), in nats, with fresh noise at every t [Sohl-Dickstein 2015, eq. 14].
 
@@ -114,7 +114,7 @@ def entropy_of_step_back(step: Coefficient, before: Coefficient, now: Coefficien
 
 
 def walk_back(
-    reverse: Reverse,
+    reverse: StepBack,
     schedule: Discrete,
     x: Tensor,
     multiply: Multiply | None = None,
@@ -132,7 +132,7 @@ def walk_back(
 
 @torch.no_grad()
 def _walk_back(
-    reverse: Reverse, schedule: Discrete, x: Tensor, multiply: Multiply | None, draw: Noise
+    reverse: StepBack, schedule: Discrete, x: Tensor, multiply: Multiply | None, draw: Noise
 ) -> Iterator[tuple[int, Tensor]]:
     for t in range(schedule.T, 0, -1):
         mean, variance = reverse(x, torch.full((len(x),), t))
@@ -142,7 +142,7 @@ def _walk_back(
         yield t - 1, x
 
 
-def eps_reverse(eps_fn: EpsFn, schedule: Discrete, variance: Tensor) -> Reverse:
+def eps_reverse(eps_fn: EpsFn, schedule: Discrete, variance: Tensor) -> StepBack:
     """A noise predictor as a step back: the mean is the posterior's, the variance of step t is variance[t] (T + 1,)."""
     check_alike(schedule.std, variance=variance)
 
@@ -413,7 +413,7 @@ class StepwiseMLP(nn.Module):
         T = len(self.position)
         with torch.no_grad():
             self.readouts = nn.Parameter(self.readout(torch.arange(1, T + 1)))
-        self.position = torch.arange(T, dtype=self.position.dtype)
+        self.position = torch.arange(T).to(self.position)
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         """x (S, k, D) and t (S,) to the correction of each bit's log odds."""

@@ -32,12 +32,20 @@ def expand(c: Coefficient, x: Tensor) -> Tensor:
     return c.view(-1, *[1] * (x.ndim - 1))
 
 
-def batch_time(t: float, x: Tensor) -> Tensor:
+def batch_time(t: Tensor | float, x: Tensor) -> Tensor:
     """The time of each item of x, (B,), on its device, in its precision but at least float32.
 
-    Half precision cannot tell t = 999 from 1000.
+    Half precision cannot tell t = 999 from 1000, and not every device has float64. ValueError as in `each_item`.
     """
-    return x.new_full(x.shape[:1], t, dtype=torch.promote_types(x.dtype, torch.float32))
+    return each_item(t, x, "t", torch.promote_types(x.dtype, torch.float32))
+
+
+def each_item(value: Tensor | float, x: Tensor, name: str, dtype: torch.dtype | None = None) -> Tensor:
+    """A value for each item of x, (B,), on its device; ValueError unless there is one, or one for each."""
+    values = torch.as_tensor(value, dtype=dtype, device=x.device)
+    if values.ndim > 1 or values.numel() not in (1, len(x)):
+        raise ValueError(f"{name} is one number, or one for each of the {len(x)} items; got {tuple(values.shape)}")
+    return values.expand(len(x))
 
 
 def check_alike(x: Tensor, /, **others: Tensor) -> None:

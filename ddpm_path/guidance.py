@@ -175,7 +175,8 @@ def dynamic_threshold(x0: Tensor, percentile: float) -> Tensor:
     """
     _check_percentile(percentile)
     check_alike(x0)
-    s = expand(torch.quantile(x0.reshape(len(x0), -1).abs(), percentile, dim=1).clamp(min=1), x0)
+    size = x0.reshape(len(x0), -1).abs().to(torch.promote_types(x0.dtype, torch.float32))  # half has no quantile
+    s = expand(torch.quantile(size, percentile, dim=1).clamp(min=1), x0)
     return x0.clamp(-s, s) / s
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from ddpm_path.gaussian import (
     AnyLevel,
     Coefficient,
+    batch_time,
     bits_per_dim,
     check_alike,
     check_answer,
@@ -90,7 +91,7 @@ def simple(net: EpsFn, prediction: Prediction, schedule: Schedule, x0: Tensor, t
     eq. 12 is dropped, as in the paper. ValueError for an answer of another shape or dtype than x0's.
     """
     now = schedule(t)
-    output = check_answer(net(q_sample(x0, eps, now), t.to(x0.device)), x0)
+    output = check_answer(net(q_sample(x0, eps, now), batch_time(t, x0)), x0)
     return (output - prediction.target(x0, eps, now)).square().reshape(len(x0), -1).mean(1)
 
 
@@ -140,7 +141,7 @@ def fixed_variance(
 
     def reverse(x: Tensor, t: Tensor, s: Tensor) -> tuple[Tensor, Coefficient]:
         now, then = schedule(t), schedule(s)
-        x0 = x0_from_eps(x, check_answer(eps_fn(x, t.to(x.device)), x), now)
+        x0 = x0_from_eps(x, check_answer(eps_fn(x, batch_time(t, x)), x), now)
         return posterior(x0, x, now, then)[0], decoding(now, then)
 
     return reverse
@@ -229,10 +230,8 @@ def bound_loss(variance: Variance) -> Loss:
     """
 
     def loss(net: EpsFn, prediction: Prediction, schedule: Schedule, x0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
-        def eps_fn(x: Tensor, t: Tensor) -> Tensor:
-            return prediction.eps(x, check_answer(net(x, t), x), schedule(t))
-
-        reverse = fixed_variance(eps_fn, schedule, variance)
+        eps_net = as_eps(lambda x, t, label=None: net(x, t), prediction, schedule)
+        reverse = fixed_variance(eps_net, schedule, variance)
         return schedule.T * bound_term(reverse, schedule, x0, t, t - 1, eps)
 
     return loss
@@ -258,7 +257,7 @@ def learned_reverse(net: EpsFn, schedule: Schedule, times: Sequence[float] = (2,
 
     def reverse(x: Tensor, t: Tensor, s: Tensor) -> tuple[Tensor, Coefficient]:
         now, then = schedule(t), schedule(s)
-        eps, o = two_answers(net(x, t.to(x.device)), x)
+        eps, o = two_answers(net(x, batch_time(t, x)), x)
         variance = learned_variance(o, small(now, then), fixed_large(now, then))
         return posterior(x0_from_eps(x, eps, now), x, now, then)[0], variance
 
@@ -271,11 +270,8 @@ def learned_bound(net: EpsFn, prediction: Prediction, schedule: Schedule, x0: Te
     net(x, t) answers twice the channels: what `prediction` says, then o. Its mean over t uniform in 1..T, and the prior
     term, are the bound; draw t by `weighted_times` for less noise.
     """
-
-    def unlabelled(x: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
-        return net(x, t)
-
-    reverse = learned_reverse(as_learned(unlabelled, prediction, schedule), schedule)
+    answers = as_learned(lambda x, t, label=None: net(x, t), prediction, schedule)
+    reverse = learned_reverse(answers, schedule)
     return schedule.T * bound_term(reverse, schedule, x0, t, t - 1, eps)
 
 
@@ -286,7 +282,7 @@ def hybrid(net: EpsFn, prediction: Prediction, schedule: Schedule, x0: Tensor, t
     stop-gradient its large weight at small t would rule the mean. Here the variance learns from L_vlb alone, and the
     mean from L_simple alone.
     """
-    output, o = two_answers(net(q_sample(x0, eps, schedule(t)), t.to(x0.device)), x0)
+    output, o = two_answers(net(q_sample(x0, eps, schedule(t)), batch_time(t, x0)), x0)
     held = torch.cat([output.detach(), o], dim=1)
     bound = learned_bound(lambda x, t: held, prediction, schedule, x0, t, eps)
     return simple(lambda x, t: output, prediction, schedule, x0, t, eps) + 0.001 * bound

@@ -28,8 +28,8 @@ from ddpm_path.gaussian import (
 from ddpm_path.samplers import After, Corrector, Noise, Predictor, Variance
 from ddpm_path.schedule import EpsFn, Schedule
 
-Field = Callable[[Tensor], Tensor]
-Divergence = Callable[[Field, Tensor], tuple[Tensor, Tensor]]
+VectorField = Callable[[Tensor], Tensor]
+Divergence = Callable[[VectorField, Tensor], tuple[Tensor, Tensor]]
 """A field and x (B, ...) to the field there and its divergence (B,), or an estimate of it."""
 LogProb = Callable[[Tensor], Tensor]
 
@@ -230,7 +230,7 @@ def normal_prior(schedule: Schedule) -> LogProb:
     return log_prob
 
 
-def exact_divergence(field: Field, x: Tensor) -> tuple[Tensor, Tensor]:
+def exact_divergence(field: VectorField, x: Tensor) -> tuple[Tensor, Tensor]:
     """Field and divergence at x (B, ...), one gradient for each dimension: for small ones."""
     check_alike(x)
     with torch.enable_grad():
@@ -248,7 +248,7 @@ def hutchinson(probe: Tensor) -> Divergence:
     probe v (B, ...), kept for all of an ODE: `start_noise(...)`, or its sign, Rademacher's, which varies less.
     """
 
-    def estimate(field: Field, x: Tensor) -> tuple[Tensor, Tensor]:
+    def estimate(field: VectorField, x: Tensor) -> tuple[Tensor, Tensor]:
         check_alike(x, probe=probe)
         with torch.enable_grad():
             x = x.detach().requires_grad_()
@@ -277,7 +277,7 @@ def variational_bound(
 
     def squared_error(t: Tensor) -> Tensor:
         eps = noise().to(x)
-        answer = check_answer(eps_fn(q_sample(x, eps, schedule(t)), t.to(x.device)), x)
+        answer = check_answer(eps_fn(q_sample(x, eps, schedule(t)), batch_time(t, x)), x)
         return (eps - answer).double().square().flatten(1).sum(1).cpu()
 
     total = torch.zeros(len(x), dtype=torch.float64)

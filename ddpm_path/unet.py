@@ -13,7 +13,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ddpm_path.gaussian import check_input, check_range
+from ddpm_path.gaussian import batch_time, check_input, check_range, each_item
 
 Edit = Callable[[Tensor, Tensor, Tensor], Tensor]
 """A hook on attention: (queries, keys, values), each (B, heads, L, width), to the mixed values."""
@@ -304,7 +304,7 @@ class UNet(nn.Module):
 
     def _condition(self, x: Tensor, t: Tensor | float, label: Tensor | int | None) -> Tensor:
         """The embeddings of time and label, added up, (B, cond)."""
-        cond: Tensor = self.time(self.embed(_each(t, x, "t"), self.embedding).to(x.dtype))
+        cond: Tensor = self.time(self.embed(batch_time(t, x), self.embedding).to(x.dtype))
         if self.label is None:
             if label is not None:
                 raise ValueError("this network was trained without labels: leave `label` out")
@@ -312,7 +312,7 @@ class UNet(nn.Module):
         null = self.label.num_embeddings > self.classes
         if label is None and not null:
             raise ValueError(f"this network has no null label: hand over labels from 0 to {self.classes - 1}")
-        label = _each(self.classes if label is None else label, x, "label")
+        label = each_item(self.classes if label is None else label, x, "label")
         if label.is_floating_point() or not bool(((label >= 0) & (label < self.label.num_embeddings)).all()):
             raise ValueError(
                 f"labels are whole numbers from 0 to {self.classes - 1}"
@@ -338,14 +338,6 @@ class UNet(nn.Module):
                 raise ValueError(
                     f"{size} is not divisible by {self.multiple}: nearest legal sizes {', '.join(map(str, legal))}"
                 )
-
-
-def _each(value: Tensor | float, x: Tensor, name: str) -> Tensor:
-    """One value for each item of x, (B,); ValueError if there are others than B or 1 of them."""
-    values = torch.as_tensor(value, device=x.device)
-    if values.ndim > 1 or values.numel() not in (1, len(x)):
-        raise ValueError(f"{name} is one number, or one for each of the {len(x)} items; got {tuple(values.shape)}")
-    return values.expand(len(x))
 
 
 def zero(module: nn.Conv2d) -> nn.Conv2d:

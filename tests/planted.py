@@ -59,16 +59,18 @@ def in_child(answer: Callable[[], Any], limit: int) -> Any:
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
-        os.close(reading)
-        os.chdir(ROOT)
-        resource.setrlimit(resource.RLIMIT_CPU, (limit, limit))
-        os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # others' plugins take longer than a test
-        silence = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(silence, 1)
-        os.dup2(silence, 2)
-        with os.fdopen(writing, "w") as pipe:
-            json.dump(answer(), pipe)
-        os._exit(0)
+        try:
+            os.close(reading)
+            os.chdir(ROOT)
+            resource.setrlimit(resource.RLIMIT_CPU, (limit, limit))
+            os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # others' plugins take longer than a test
+            silence = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(silence, 1)
+            os.dup2(silence, 2)
+            with os.fdopen(writing, "w") as pipe:
+                json.dump(answer(), pipe)
+        finally:
+            os._exit(0)  # whatever happened, it must not run its parent's tests
     os.close(writing)
     with os.fdopen(reading) as pipe:
         in_time, _, _ = select.select([pipe], [], [], 20 * limit)  # a child that waits uses no core

@@ -207,7 +207,8 @@ LEGAL: list[tuple[str, Callable[[World], Any]]] = [
     ("losses.as_learned net: *", always(learned)), ("samplers.*_learned net: *", always(learned)),
     ("guidance.eps_part net: *", always(learned)), ("guidance.on_eps net: *", always(learned)),
     ("*: EpsFn", always(network)), ("*: Network", always(network)), ("* score: Callable*", always(lambda x: -x)),
-    ("*: ScoreFn", always(lambda x: torch.sin(x))), ("*: Field", always(torch.sin)), ("*: ClassScore", always(network)),
+    ("*: ScoreFn", always(lambda x: torch.sin(x))), ("*: VectorField", always(torch.sin)),
+    ("*: ClassScore", always(network)),
     ("* classifier: *", always(lambda x, t: (x.reshape(len(x), -1)[:, :1] * torch.ones(2).double()).log_softmax(1))),
     ("* labels: *", lambda w: w.whole(0, 2, 3)), ("* condition: *", lambda w: w.whole(0, 2, 3)),
     ("* null: Tensor", lambda w: w.whole(0, 2, 3)), ("* label: *", lambda w: w.whole(0, 2, 3)),
@@ -248,14 +249,14 @@ LEGAL: list[tuple[str, Callable[[World], Any]]] = [
 
 # What an answer is called with, if it is a function: by module and annotation.
 CALLS = {
-    "early Reverse": "x: Tensor, t: Tensor", "* Reverse": "x: Tensor, t: Tensor, s: Tensor",
+    "* StepBack": "x: Tensor, t: Tensor", "* Reverse": "x: Tensor, t: Tensor, s: Tensor",
     "* EpsFn": "x: Tensor, t: Tensor", "* Network": "x: Tensor, t: Tensor, label: Tensor", "* ScoreFn": "x: Tensor",
     "* ClassScore": "x: Tensor, t: Tensor", "* Shift": "x: Tensor, t: Tensor, mean: Tensor, var: Tensor",
     "* Variance": "now: AnyLevel, then: AnyLevel", "* Noise": "",
     "* Loss": "net: EpsFn, prediction: Prediction, schedule: Schedule, x0: Tensor, t: Tensor, eps: Tensor",
     "* Sampler": "eps_fn: EpsFn, schedule: Schedule, x: Tensor, times: Sequence[float]", "* LogProb": "x: Tensor",
     "* Predictor": "schedule: Schedule, x: Tensor, eps: Tensor, t: float, s: float", "* After": "x: Tensor, s: float",
-    "* Corrector": "eps: Tensor, z: Tensor, alpha: float", "* Divergence": "field: Field, x: Tensor",
+    "* Corrector": "eps: Tensor, z: Tensor, alpha: float", "* Divergence": "field: VectorField, x: Tensor",
     "* Multiply": "mean: Tensor, var: Tensor, then: AnyLevel", "* Logits": "x: Tensor, t: Tensor",
 }  # fmt: skip
 
@@ -270,7 +271,7 @@ INSIDE = {  # not fuzzed
     "unet.adm": "hundreds of megabytes; its error is tested in test_unet.py",
     "unet.improved_imagenet64": "hundreds of megabytes; arguments are `UNet`'s",
     "gaussian.check_[afir]*[!r]": "take names; each use of theirs is fuzzed", "schedule.Schedule*": "a protocol",
-    "gaussian.batch_time": "t is checked by those who are told it",
+    "gaussian.each_item": "takes names; each use of its is fuzzed",
     "losses.Network*": "a protocol", "*.T": "no arguments", "*.precision": "no arguments", "*.untie": "no arguments",
     "*.probabilities": "no arguments",
 }  # fmt: skip
@@ -343,7 +344,7 @@ def bends(value: Any, argument: str) -> list[tuple[str, Any]]:
         parts = [(i, bend) for i, part in enumerate(value) for bend in bends(part, argument)]
         build = getattr(value, "_make", tuple)
         return [(kind, build([*value[:i], part, *value[i + 1 :]])) for i, (kind, part) in parts]
-    if argument.partition(": ")[2] in ("EpsFn", "Network", "ScoreFn", "Logits", "ClassScore", "Field"):
+    if argument.partition(": ")[2] in ("EpsFn", "Network", "ScoreFn", "Logits", "ClassScore", "VectorField"):
         wrong = (lambda x: x[:-1], lambda x: x[..., None], lambda x: x.float(), lambda x: (x,), lambda x: None)
         wrong += (lambda x: 1.0 + torch.zeros_like(x.detach()),)
         return [("range", lambda *a, w=w: w(value(*a))) for w in wrong] + [("flow", lambda *a: math.nan * value(*a))]

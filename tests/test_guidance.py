@@ -111,6 +111,9 @@ def test_saharia2022_dynamic_thresholding_by_hand():
     close(after[0], x0[0].clamp(-s, s) / s, rtol=1e-9, atol=1e-10)
     close(after[1], x0[1], rtol=1e-9, atol=1e-10)
     assert float(after[0].abs().max()) < 1 + 1e-9
+    half = dynamic_threshold(x0.bfloat16(), 0.8)  # torch has no percentile of it
+    assert half.dtype == torch.bfloat16
+    close(half.double(), torch.stack([x0[0].clamp(-s, s) / s, x0[1]]), atol=0.02)
     whole = implied_x0(threshold_x0(knows, LINEAR, 1.0), x, t)  # nothing is cut, all is divided by the largest
     close(whole[0], x0[0] / x0[0].abs().max(), rtol=1e-9, atol=1e-10)
     for wrong in (0.0, -0.1, 1.01, 99.5, math.nan):

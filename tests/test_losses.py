@@ -5,15 +5,18 @@ import torch
 from helpers import LEVELS, LINEAR, close, gaussian_eps, randn, skewed_mixture
 from torch import nn
 
-from ddpm_path.gaussian import fixed_small, q_sample
+from ddpm_path.gaussian import fixed_large, fixed_small, q_sample
 from ddpm_path.losses import (
     EPS,
     X0,
     LossHistory,
     V,
     as_eps,
+    bound_loss,
     bound_term,
+    hybrid,
     importance,
+    learned_bound,
     on_clock,
     prior_term,
     simple,
@@ -65,6 +68,23 @@ def test_ho2020_alg1_the_network_is_shown_x_t_and_its_time():
     for i in range(3):
         bar = LINEAR.alpha_bar[int(t[i])]
         close(x[i], bar.sqrt() * x0[i] + (1 - bar).sqrt() * eps[i], rtol=1e-9, atol=1e-10)
+
+
+@pytest.mark.parametrize("loss", [simple, bound_loss(fixed_large), hybrid, learned_bound])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+def test_losses_tell_the_time_as_precisely_as_x_and_at_least_in_float32(loss, dtype):
+    """Not every device has float64, and bfloat16 takes 999 for 1000."""
+    x0, seen = -torch.ones(2, 1, 3, 3, dtype=dtype), []
+
+    def net(x, t):
+        seen.append(t)
+        return torch.cat([x, x], dim=1) if loss in (hybrid, learned_bound) else x
+
+    loss(net, EPS, LINEAR, x0, torch.tensor([1.0, 999.0], dtype=torch.float64), torch.ones_like(x0))
+    wanted = torch.tensor([1, 999], dtype=torch.promote_types(dtype, torch.float32))
+    for t in seen:
+        torch.testing.assert_close(t, wanted, rtol=0, atol=0)
+    assert seen
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from ddpm_path.lab import checkpoint, making, train
+from ddpm_path.lab import checkpoint, making, recipes, train, zoo
 from ddpm_path.lab.datasets import digits, to_display
+from ddpm_path.lab.device import Place
 from ddpm_path.lab.recipes import ClassifierRecipe, Recipe, for_images
 from ddpm_path.schedule import VE, VP
 from ddpm_path.unet import UNet
@@ -110,7 +111,7 @@ def test_a_network_of_an_sde_is_shown_the_sde_s_levels_on_a_chain_s_clock(data, 
     assert all(schedule == VP() for _, _, schedule, *_ in losses)
     for (*_, t, _), net_t in zip(losses, handed, strict=True):
         assert bool((t >= 1e-5).all() and (t <= 1).all())
-        torch.testing.assert_close(net_t, 1000 * t)
+        torch.testing.assert_close(net_t, (1000 * t).float())
 
 
 def test_song2020_technique3_a_recipe_of_T_0_hides_the_time(data, monkeypatch):
@@ -352,6 +353,21 @@ def test_a_network_without_labels_trains_and_is_drawn_from(data, tmp_path):
 def test_unknown_recipe_is_met_with_the_nearest(tmp_path):
     with pytest.raises(ValueError, match="did you mean 'digits'"):
         making.make("digit", tmp_path)
+
+
+@pytest.mark.parametrize("name", ["digits-recogniser", "digits-classifier", "scenes-unet"])
+@pytest.mark.parametrize("place", [{"of": 2}, {"bf16": True}, {"compiled": True}])
+def test_what_trains_in_one_process_says_so_instead_of_training_in_two(name, place, tmp_path):
+    with pytest.raises(ValueError, match="trains in one process and in float32"):
+        making.make(name, tmp_path, place=Place(**{"rank": 0, "of": 1, "device": torch.device("cpu")} | place))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_recogniser_is_made_as_its_recipe_says(tmp_path, monkeypatch):
+    recipe = recipes.RecogniserRecipe("digits", epochs=1, net={"channels": 1, "classes": 10, "width": 4})
+    monkeypatch.setitem(recipes.RECOGNISERS, "narrow", recipe)
+    making.make("narrow", tmp_path)
+    assert zoo.load_recogniser("narrow", tmp_path).head.in_features == 64
 
 
 def test_maximise_climbs_to_the_top_and_names_a_value_that_is_not_finite():

@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -10,7 +11,7 @@ from torch import nn
 from ddpm_path.guidance import Classifier
 from ddpm_path.lab import metrics, plots, probing, recipes, zoo
 from ddpm_path.lab.datasets import DATASETS, Images
-from ddpm_path.lab.device import Place
+from ddpm_path.lab.device import Place, best_device
 from ddpm_path.lab.errors import unknown
 from ddpm_path.lab.folder import folder as own_images
 from ddpm_path.lab.recipes import ClassifierRecipe, Recipe, RecogniserRecipe, SegmenterRecipe
@@ -24,8 +25,12 @@ HELD_OUT = 200
 def make(name: str, folder: Path, steps: int | None = None, place: Place | None = None) -> None:
     """Make the model `name` anew: train it, measure it, and write weights and card to `folder`.
 
-    ValueError for a name that has no recipe. `steps` shortens the training, for a first look.
+    ValueError for a name that has no recipe, and for a `place` that only diffusion models are trained in. `steps`
+    shortens the training, for a first look.
     """
+    others = recipes.RECOGNISERS | recipes.CLASSIFIERS | recipes.SEGMENTERS
+    if name in others and place is not None and (place.of > 1 or place.bf16 or place.compiled):
+        raise ValueError(f"{name} trains in one process and in float32: leave torchrun, --bf16 and --compile out")
     if name in recipes.RECOGNISERS and steps is not None:
         raise ValueError(f"{name} trains in epochs, within minutes: leave --steps out")
     if name in recipes.RECIPES:
@@ -40,8 +45,7 @@ def make(name: str, folder: Path, steps: int | None = None, place: Place | None 
         seen = recipes.SEGMENTERS[name]
         _segmenter(name, replace(seen, steps=steps or seen.steps), folder)
     else:
-        known = [*recipes.RECIPES, *recipes.RECOGNISERS, *recipes.CLASSIFIERS, *recipes.SEGMENTERS]
-        raise unknown("recipe", name, known)
+        raise unknown("recipe", name, [*recipes.RECIPES, *others])
 
 
 def make_of_images(images: Path, size: int, folder: Path, steps: int | None = None, place: Place | None = None) -> None:
@@ -69,9 +73,10 @@ def _card(kind: str, recipe: AnyRecipe, data: Images, net: nn.Module, seconds: f
 
 def hardware() -> str:
     """What a wall time was measured on, for cards."""
-    if torch.cuda.is_available():
+    kind = best_device().type
+    if kind == "cuda":
         return torch.cuda.get_device_name()
-    return f"CPU, {torch.get_num_threads()} threads"
+    return f"CPU, {torch.get_num_threads()} threads" if kind == "cpu" else kind.upper()
 
 
 def _diffusion(name: str, recipe: Recipe, data: Images, folder: Path, place: Place | None) -> None:
@@ -91,7 +96,7 @@ def measure(name: str, folder: Path, data: Images) -> None:
     recipe = Recipe(**card["recipe"])
 
     steps = recipe.T or 1000
-    times = [t / steps * schedule.T for t in (1, 10, 50, *range(100, steps + 1, 100))]
+    times = [t / steps * schedule.T for t in (1, 10, 50, *range(100, steps + 1, 100)) if t <= steps]
     table = probing.eps_by_level(eps_net, schedule, data, times, labelled=net.classes > 0)
     print(
         "eps error by noise level (doing nothing: 1)\n" + " ".join(f"{t:>9}" for t in ["t", *(f"{t:g}" for t in times)])
@@ -118,7 +123,7 @@ def measure(name: str, folder: Path, data: Images) -> None:
 
 def _recogniser(name: str, recipe: RecogniserRecipe, folder: Path) -> None:
     data, began = DATASETS[recipe.data](), time.perf_counter()
-    net = metrics.train_recogniser(data, recipe.epochs, recipe.seed)
+    net = metrics.train_recogniser(data, recipe.epochs, recipe.seed, partial(metrics.Recogniser, **recipe.net))
     card = _card("recogniser", recipe, data, net, time.perf_counter() - began)
     zoo.save(name, net, card, folder)
     net = zoo.load_recogniser(name, folder)  # what is shipped: half-precision weights

@@ -75,19 +75,18 @@ class Recogniser(nn.Module):
         return torch.cat([self(part) for part in torch.split(x, 500)])
 
 
-def train_recogniser(data: Images, epochs: int, seed: int = 0, batch: int = 64, lr: float = 2e-3) -> Recogniser:
+def train_recogniser(
+    data: Images, epochs: int, seed: int = 0, make: Callable[[], Recogniser] = Recogniser
+) -> Recogniser:
     """A recogniser trained on the real training split, with shifts by up to a pixel either way."""
     check_images(data.train)
+    batch, lr, n = 64, 2e-3, len(data.train)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        net = Recogniser(data.train.shape[1], len(data.classes))
+        net = make()
         optimiser = torch.optim.AdamW(net.parameters(), lr=lr, weight_decay=0.01)
-        steps = epochs * (len(data.train) // batch)
-        rate = torch.optim.lr_scheduler.OneCycleLR(optimiser, lr, total_steps=steps)
-        for step in range(steps):
-            if step % (len(data.train) // batch) == 0:
-                order = torch.randperm(len(data.train))
-            at = order[batch * (step % (len(data.train) // batch)) :][:batch]
+        rate = torch.optim.lr_scheduler.OneCycleLR(optimiser, lr, total_steps=epochs * (n // batch))
+        for at in (at for _ in range(epochs) for at in torch.split(torch.randperm(n), batch)[: n // batch]):
             loss = F.nll_loss(net(jitter(data.train[at])), data.train_labels[at])
             optimiser.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
@@ -144,7 +143,7 @@ def mean_iou(counts: Tensor, classes: int) -> float:
 
 
 def bootstrap_difference(
-    statistic: Callable[[Tensor], float], a: Tensor, b: Tensor, draws: int = 200, seed: int = 0
+    statistic: Callable[[Tensor], float], a: Tensor, b: Tensor, draws: int = 200
 ) -> tuple[float, float]:
     """statistic(a) - statistic(b), and its standard error over bootstrap draws of the rows, the same for both.
 
@@ -152,7 +151,7 @@ def bootstrap_difference(
     """
     if len(a) != len(b):
         raise ValueError(f"{len(a)} rows and {len(b)} do not belong together: measure both on the same images")
-    rows = torch.randint(len(a), (draws, len(a)), generator=torch.Generator().manual_seed(seed))
+    rows = torch.randint(len(a), (draws, len(a)), generator=torch.Generator().manual_seed(0))
     differences = torch.tensor([statistic(a[row]) - statistic(b[row]) for row in rows], dtype=torch.float64)
     return statistic(a) - statistic(b), float(differences.std())
 
@@ -299,8 +298,9 @@ def balanced_labels(n: int, classes: int) -> Tensor | None:
     return torch.arange(n) % classes if classes else None
 
 
-def in_parts(net: Network, labels: Tensor | None, size: int = 200) -> EpsFn:
+def in_parts(net: Network, labels: Tensor | None) -> EpsFn:
     """A network with each item's label bound in, asked in parts that fit a CPU's cache: faster than a large batch."""
+    size = 200
 
     def ask(x: Tensor, t: Tensor) -> Tensor:
         parts = (slice(i, i + size) for i in range(0, len(x), size))
@@ -320,27 +320,23 @@ def sample(
     sampler: Sampler = ancestral,
 ) -> Tensor:
     """n images (n, *shape) with a progress bar, x_0 clipped; `sampler` is one of `samplers`."""
-    generator = torch.Generator().manual_seed(seed)
-    x = start_noise(n, shape, generator) * float(schedule(schedule.T)[1])  # far from 1 on VE
-    states = sampler(clip_x0(in_parts(eps_net, labels), schedule), schedule, x, times, generator=generator)
-    return last(tqdm(states, total=len(times) - 1, desc=f"{n} samples"))
+    return _walk(sampler, clip_x0(in_parts(eps_net, labels), schedule), schedule, n, shape, times, seed)
 
 
 def sample_learned(
-    net: Network,
-    schedule: Schedule,
-    n: int,
-    shape: Sequence[int],
-    times: Sequence[float],
-    seed: int,
-    labels: Tensor | None = None,
+    net: Network, schedule: Schedule, n: int, shape: Sequence[int], times: Sequence[float], seed: int
 ) -> Tensor:
     """As `sample`, for a network that learned its variance."""
+    clipped = on_eps(in_parts(net, None), lambda eps_fn: clip_x0(eps_fn, schedule))
+    return _walk(ancestral_learned, clipped, schedule, n, shape, times, seed)
+
+
+def _walk(
+    sampler: Sampler, net: EpsFn, schedule: Schedule, n: int, shape: Sequence[int], times: Sequence[float], seed: int
+) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
-    x = start_noise(n, shape, generator)
-    clipped = on_eps(in_parts(net, labels), lambda eps_fn: clip_x0(eps_fn, schedule))
-    states = ancestral_learned(clipped, schedule, x, times, generator=generator)
-    return last(tqdm(states, total=len(times) - 1, desc=f"{n} samples"))
+    x = start_noise(n, shape, generator) * float(schedule(schedule.T)[1])  # far from 1 on VE
+    return last(tqdm(sampler(net, schedule, x, times, generator=generator), total=len(times) - 1, desc=f"{n} samples"))
 
 
 def quality(net: Recogniser, data: Images, samples: Tensor, labels: Tensor | None, settings: Settings) -> list[Result]:

@@ -142,6 +142,7 @@ def _steps(recipe: Recipe, data: Images, run: Run, place: Place, mine: slice, lo
         t, weight = draw_times(draw), torch.ones(recipe.batch)
         if history is not None:
             t, weight = weighted_times(history.probabilities(), recipe.batch, draw)
+            weight = weight.float()  # not every device has float64
         eps = torch.randn(recipe.batch, *images.shape[1:], generator=draw)
         dropped = torch.rand(recipe.batch, generator=draw) < recipe.label_dropout
         x0 = images[at.to(place.device)]
@@ -211,7 +212,7 @@ def train_classifier(recipe: ClassifierRecipe, data: Images) -> NoisyClassifier:
     the first loss that is not finite.
     """
     check_images(data.train)
-    device, schedule = torch.device("cuda" if torch.cuda.is_available() else "cpu"), recipe.schedule()
+    device, schedule = best_device(), recipe.schedule()
     with torch.random.fork_rng():
         torch.manual_seed(recipe.seed)  # also for dropout
         draw = torch.Generator().manual_seed(recipe.seed)
