@@ -482,7 +482,7 @@ def test_guidance_commutes_with_conversions_but_not_with_clipping(scale):
 
 def test_log_probabilities_that_are_off_by_half_a_nat_are_refused():
     x, t, labels = randn(3, 2), torch.full((3,), 5.0), torch.tensor([0, 1, 1])
-    for off in (0.5, -0.5):
+    for off in (0.5, -0.5, torch.tensor([[0.0], [0.5], [0.0]])):  # of one sample is enough
         score = class_score(lambda x, t, off=off: torch.stack([x[:, 0], -x[:, 0]], 1).log_softmax(1) + off, labels)
         with pytest.raises(ValueError, match="end it in log_softmax"):
             score(x, t)

@@ -219,6 +219,7 @@ def test_the_true_target_reads_as_the_true_eps(prediction, now):
         (lambda: with_decoder(fixed_small, LINEAR, []), r"\[\], lends its decoder no variance"),
         (lambda: bound_term(None, LINEAR, X0S, torch.ones(3), torch.zeros(2), X0S), "of each example"),
         (lambda: bound_term(None, LINEAR, X0S, torch.ones(2), torch.zeros(1), X0S), "of each example"),
+        (lambda: bound_term(None, LINEAR, X0S, torch.ones(2), torch.tensor([0.0, 1.0]), X0S), "an earlier s"),
     ],
 )
 def test_losses_say_what_they_cannot_answer(function, message):

@@ -310,6 +310,12 @@ def test_a_generator_advances_from_call_to_call_and_repeats_from_its_seed():
     assert not torch.equal(start_noise(2, (3,), one), start_noise(2, (3,), one))
 
 
+def test_no_two_seeds_draw_alike():
+    """The streams' roots are of 62 bits: of 500 seeds none meets another."""
+    drawn = torch.cat([start_noise(1, (1,), seeded(k)) for k in range(500)])
+    assert len(drawn.unique()) == 500
+
+
 def test_without_a_generator_torchs_own_seed_decides():
     with torch.random.fork_rng():
         runs = []

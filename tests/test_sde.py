@@ -716,6 +716,11 @@ def test_the_sdes_say_what_they_cannot_answer(function, message):
         function()
 
 
+def test_a_basis_turns_points_as_it_does_images():
+    keep = sde.in_basis(lambda x, s: 2 * x, sde.GREY_FIRST)
+    close(keep(Q, 0.5), 2 * Q, rtol=1e-6)
+
+
 def test_the_divergence_of_a_constant_is_0():
     for divergence in (sde.exact_divergence, sde.hutchinson(Q)):
         there, spread = divergence(torch.ones_like, 2 * Q)
