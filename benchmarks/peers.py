@@ -327,7 +327,7 @@ features, from as many test images; Frechet distance in the same. Errors are sta
 seeds, where they spread more. Best of each column in bold, for novelty the nearest to 1. Rows that one misses are not
 measured yet: the command above goes on with them.
 
-The first twenty of each after 900 seconds, 50 network calls, none chosen:
+The first twenty of each after the longest training, 50 network calls, none chosen:
 
 ![Digits in rows: clear in the two of this package, else on grey, in blots or in noise.](peers.png)
 
