@@ -256,8 +256,8 @@ def qualities(found: Results) -> Iterator[str]:
             cells = []
             for metric, (value, error) in means[row].items():
                 rivals = counts if metric == "recognised" else means
-                cell = shown(value, error, BEST[metric](means[rival][metric][0] for rival in rivals))
-                cells.append(cell if row in rivals else f"({cell})")
+                best = BEST[metric](means[rival][metric][0] for rival in rivals)
+                cells.append(shown(value, error, best) if row in rivals else f"({shown(value, error, math.nan)})")
             cost = [group[0]["parameters"], group[0]["steps"], len(group)]
             rows.append([row, *cells, *(f"{value:,}" for value in cost)])
         yield f"### {budget} seconds of training, {calls} network calls, {n:,} samples"

@@ -187,6 +187,10 @@ def test_what_covers_too_little_is_out_of_the_running(peers):
     assert here.startswith("| here, 48 | **0.700 ± 0.100** |") and theirs.startswith(
         "| diffusers, 32 | (1.000 ± 0.100) |"
     )
+    _, text = peers.qualities(
+        [result(recognised=0.7), noise | {"metrics": noise["metrics"] | {"recognised": [0.7, 0.1]}}]
+    )
+    assert "| (0.700 ± 0.100) |" in text, "nor is what ties with the best"
 
 
 def test_speeds_are_multiples_of_ours(peers):
