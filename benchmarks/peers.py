@@ -116,9 +116,10 @@ def best_smaller(found: Results, name: str, budget: int) -> str | None:
     return min(distances, key=lambda form: distances[form])
 
 
-def shown_forms(found: Results, name: str, budget: int) -> list[str | None]:
-    """What the page has of a package: its documented network and the best smaller one."""
-    return [next(iter(PACKAGES[name].forms)), best_smaller(found, name, budget)]
+def shown_forms(found: Results, name: str, budget: int) -> list[str]:
+    """What the page has of a package: its documented network and, if one is measured, the best smaller one."""
+    forms = (next(iter(PACKAGES[name].forms)), best_smaller(found, name, budget))
+    return [form for form in forms if form is not None]
 
 
 def smaller_tried(found: Results) -> Iterator[str]:
@@ -269,7 +270,7 @@ def picture(found: Results) -> None:
     budget, seed, rows = max(r["budget"] for r in found), min(r["seed"] for r in found), {}
     for name in PACKAGES:
         for form in shown_forms(found, name, budget):
-            path = Job(name, str(form), seed, budget).folder / "50-calls" / "0000.pt"
+            path = Job(name, form, seed, budget).folder / "50-calls" / "0000.pt"
             if path.exists():
                 rows[f"{name}, {form}"] = torch.load(path, weights_only=True)[:20]
     if rows:
