@@ -37,7 +37,10 @@ def batch_time(t: Tensor | float, x: Tensor) -> Tensor:
 
     Half precision cannot tell t = 999 from 1000, and not every device has float64. ValueError as in `each_item`.
     """
-    return each_item(t, x, "t", torch.promote_types(x.dtype, torch.float32))
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    if isinstance(t, Tensor):
+        return each_item(t, x, "t", dtype)
+    return x.new_full(x.shape[:1], t, dtype=dtype)  # a sampler's step waits for it
 
 
 def each_item(value: Tensor | float, x: Tensor, name: str, dtype: torch.dtype | None = None) -> Tensor:
