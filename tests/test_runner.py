@@ -1,12 +1,14 @@
 """The runner executes notebooks in real kernels, and tells the truth about how that went."""
 
 import base64
+import io
 import re
 from html.parser import HTMLParser
 from pathlib import Path
 
 import nbformat
 import pytest
+from tqdm import tqdm
 
 from ddpm_path.lab import claims, record, runner
 from ddpm_path.lab.claims import Measurement
@@ -235,3 +237,32 @@ def test_formulas_become_mathml_and_code_stays() -> None:
     assert "<msub><mi>x</mi><mi>t</mi></msub>" in page
     assert re.search(r'<math[^>]* display="block"[^>]*>.*<mfrac>', page)
     assert notebook.cells[0].source == text, "the executed copy keeps its LaTeX"
+
+
+def test_formulas_have_the_spaces_that_the_converter_forgets() -> None:
+    text = "$x \\sim \\log p$, $a - b = -c$, $[-1, -2]$, $e^{-\\exp(x)}$"
+    page = runner._page(nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(text)]), "Spaces")
+    formulas = [re.sub(r' (?:stretchy|[lr]space)="[^"]*"', "", each) for each in re.findall(r"<mrow>.*?</math>", page)]
+    relation, minus, interval, power = formulas
+    assert "<mi>x</mi><mo>\N{TILDE OPERATOR}</mo><mo>log</mo><mi>p</mi>" in relation
+    assert '<mi>a</mi><mo>−</mo><mi>b</mi><mo>=</mo><mo form="prefix">−</mo><mi>c</mi>' in minus
+    assert interval.count('<mo form="prefix">−</mo>') == 2
+    assert "<mo>−</mo><mi>exp</mi><mo>(</mo>" in power
+
+
+def test_finished_bars_leave_a_notebook_and_all_else_stays() -> None:
+    def cell(text: str) -> nbformat.NotebookNode:
+        return nbformat.v4.new_code_cell(outputs=[nbformat.v4.new_output("stream", name="stderr", text=text)])
+
+    written = io.StringIO()
+    for _ in tqdm(range(3), "outer", file=written):
+        for _ in tqdm(range(2), "inner", file=written, leave=None):
+            pass
+    bars = cell(written.getvalue())
+    assert "inner" in written.getvalue() and "\x1b" in written.getvalue()
+    runner._drop_progress(bars)
+    assert not bars.outputs
+    mixed = cell("a bar: 100%|###| 2/2 [00:00<00:00, 9.00it/s]\nUserWarning: 50% of it\n")
+    mixed.outputs.append(nbformat.v4.new_output("stream", name="stdout", text="100%|###| 2/2 [00:00<00:00]\n"))
+    runner._drop_progress(mixed)
+    assert [output.text for output in mixed.outputs] == ["UserWarning: 50% of it", "100%|###| 2/2 [00:00<00:00]\n"]

@@ -336,7 +336,8 @@ def _walk(
 ) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     x = start_noise(n, shape, generator) * float(schedule(schedule.T)[1])  # far from 1 on VE
-    return last(tqdm(sampler(net, schedule, x, times, generator=generator), total=len(times) - 1, desc=f"{n} samples"))
+    states = sampler(net, schedule, x, times, generator=generator)
+    return last(tqdm(states, f"{n} samples", len(times) - 1, leave=None))  # inside another bar it goes when it is full
 
 
 def quality(net: Recogniser, data: Images, samples: Tensor, labels: Tensor | None, settings: Settings) -> list[Result]:

@@ -28,6 +28,7 @@ from ddpm_path.lab.record import Claim, State, claims_of
 CLAIMS = "claims"  # the folder of measurements
 CELL_TIMEOUT = 1800  # seconds; no cell of the path should come near
 ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
+BAR = re.compile(r".*\d+%\|.*\| \d+/\d+ \[.*\] *")  # tqdm's
 
 
 class Failure(NamedTuple):
@@ -158,6 +159,7 @@ def _execute(notebook: NotebookNode, folder: Path, measured_in: Path) -> Failure
                 print(f"  cell {number:2}/{len(cells)}  {_short(first, 60):60}", end="", flush=True)
                 started = time.monotonic()
                 client.execute_cell(cell, i, execution_count=number)
+                _drop_progress(cell)
                 print(f" {time.monotonic() - started:6.1f} s", flush=True)
     except CellExecutionError as error:
         shown = "\n".join(line for output in cell.outputs for line in output.get("traceback", []))
@@ -170,6 +172,15 @@ def _execute(notebook: NotebookNode, folder: Path, measured_in: Path) -> Failure
         return None
     print(f" FAILED\n  {failure.error}", flush=True)
     return failure
+
+
+def _drop_progress(cell: NotebookNode) -> None:
+    """Take tqdm's bars out of a cell's outputs, in place: once it is through they tell nothing."""
+    for output in cell.outputs:
+        if output.get("name") == "stderr":
+            lines = re.split(r"[\r\n]+", ANSI.sub("", output.text))
+            output.text = "\n".join(line for line in lines if line.strip() and not BAR.fullmatch(line))
+    cell.outputs = [output for output in cell.outputs if output.get("text") != ""]
 
 
 def _short(text: str, width: int) -> str:
@@ -229,7 +240,22 @@ def alt_text(data: Mapping[str, Any], described: Mapping[str, Any]) -> str:
 
 # Nothing from the network: formulas are MathML, widgets give way to the text that stands beside them.
 PAGE = """{% extends 'lab/index.html.j2' %}
-{% block html_head_js_mathjax %}<style>math { font-size: 1.15em }</style>{% endblock %}
+{% block html_head_js_mathjax %}
+<style>
+math { font-size: 1.15em }
+.jp-OutputArea-output pre { word-break: normal; overflow-wrap: anywhere }
+.flat msub > :last-child, .flat msubsup > :nth-child(2) { position: relative; top: .15em }
+</style>
+<script>
+// Without a font for formulas Chromium leaves subscripts on the line: 0 then ends where its subscript 0 ends.
+addEventListener("DOMContentLoaded", () => {
+  document.body.insertAdjacentHTML("beforeend", "<math><msub><mn>0</mn><mn>0</mn></msub></math>");
+  const [base, script] = [...document.body.lastChild.firstChild.children].map(x => x.getBoundingClientRect().bottom);
+  document.body.classList.toggle("flat", script - base < 1);
+  document.body.lastChild.remove();
+});
+</script>
+{% endblock %}
 {% block html_head_js_requirejs %}{% endblock %}
 {% block html_head_js_mermaidjs %}{% endblock %}
 {% block jupyter_widgets %}{% endblock %}
@@ -242,6 +268,11 @@ alt="{{ output | alt_text | escape_html }}">
 """
 FORMULA = re.compile(
     r"(?P<code>`+)(?!`).+?(?<!`)(?P=code)(?!`)|\$\$(?P<block>.+?)\$\$|\$(?P<inline>[^$]+?)\$", re.DOTALL
+)
+SPACES = (  # that the converter forgets
+    (r"<mi>&#x0007E;</mi>", r"<mo>&#x0223C;</mo>"),  # \sim is a relation
+    (r"<mi>(log|exp|sin|cos)</mi>(?!<mo)", r'<mo lspace="0.17em" rspace="0.17em">\1</mo>'),
+    (r"(<mo[^>]*>(?:\[|&#x0(?:0028|002C|003[CDE]);)</mo><mo)(?=>&#x02212;)", r'\1 form="prefix"'),  # a sign: [-1, 1]
 )
 SHOWN = ["text/html", "text/markdown", "image/svg+xml", "text/latex", "image/png", "image/jpeg", "text/plain"]
 
@@ -264,8 +295,12 @@ def _mathml(match: re.Match[str]) -> str:
     if match["code"]:
         return match[0]
     if match["block"]:
-        return str(latex2mathml.converter.convert(match["block"], display="block"))
-    return str(latex2mathml.converter.convert(match["inline"]))
+        formula = latex2mathml.converter.convert(match["block"], display="block")
+    else:
+        formula = latex2mathml.converter.convert(match["inline"])
+    for forgotten, mended in SPACES:
+        formula = re.sub(forgotten, mended, formula)
+    return str(formula)
 
 
 STYLE = """

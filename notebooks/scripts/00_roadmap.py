@@ -131,4 +131,5 @@ for t in (0, 1, 500, 1000):
     print(f"t = {t:4}: scale {scale:.4f}, std {std:.4f}")
 
 # %% [markdown]
-# Next: `01_vae`, or at once `03_ddpm_forward`, how noise enters, and `04_ddpm_reverse`, how a network takes it out.
+# Next: [`01_vae`](01_vae.ipynb), or at once [`03_ddpm_forward`](03_ddpm_forward.ipynb), how noise enters, and
+# [`04_ddpm_reverse`](04_ddpm_reverse.ipynb), how a network takes it out.

@@ -275,4 +275,5 @@ _ = check(KL_OF_NORMALS, kl_of_normals)
 # %% [markdown]
 # ## What to read next
 #
-# The paper's sections 2 and 3, `ddpm_path/vae.py`; then `02_early_diffusion`, where the fixed encoder began.
+# The paper's sections 2 and 3, `ddpm_path/vae.py`; then [`02_early_diffusion`](02_early_diffusion.ipynb), where the
+# fixed encoder began.

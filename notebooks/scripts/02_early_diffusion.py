@@ -273,4 +273,4 @@ _ = check(BIT_MARGINAL, bit_marginal), check(GAUSSIAN_PRODUCT, gaussian_product)
 # %% [markdown]
 # ## What to read next
 #
-# The paper's sections 2 and 3. Then `03_ddpm_forward`.
+# The paper's sections 2 and 3. Then [`03_ddpm_forward`](03_ddpm_forward.ipynb).

@@ -298,4 +298,4 @@ _ = check(POSTERIOR_MEAN, posterior_mean)
 # %% [markdown]
 # ## What to read next
 #
-# The paper's section 2. Then `04_ddpm_reverse`: a network learns the way back.
+# The paper's section 2. Then [`04_ddpm_reverse`](04_ddpm_reverse.ipynb): a network learns the way back.

@@ -288,4 +288,5 @@ _ = check(TRAINING_PAIR, training_pair)
 # %% [markdown]
 # ## What to read next
 #
-# Sections 3 and 4 of the paper, `ddpm_path/samplers.py` and `ddpm_path/lab/train.py`; then `05_ddpm_likelihood`.
+# Sections 3 and 4 of the paper, `ddpm_path/samplers.py` and `ddpm_path/lab/train.py`; then
+# [`05_ddpm_likelihood`](05_ddpm_likelihood.ipynb).

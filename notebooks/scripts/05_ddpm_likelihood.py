@@ -270,4 +270,4 @@ _ = check(BOUND_WEIGHT, bound_weight)
 # %% [markdown]
 # ## What to read next
 #
-# Sections 3.4 and 4.3 of the paper, `ddpm_path/losses.py`, and `12_improved_ddpm`.
+# Sections 3.4 and 4.3 of the paper, `ddpm_path/losses.py`, and [`12_improved_ddpm`](12_improved_ddpm.ipynb).

@@ -291,4 +291,5 @@ _ = check(WEIGHTED_LOSS, weighted_loss)
 # %% [markdown]
 # ## What to read next
 #
-# NCSNv2's section 3. Then `07_score_sde`, where levels and chains become one equation in continuous time.
+# NCSNv2's section 3. Then [`07_score_sde`](07_score_sde.ipynb), where levels and chains become one equation in
+# continuous time.

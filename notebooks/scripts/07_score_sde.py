@@ -280,4 +280,4 @@ _ = check(CORRECTED, corrected)
 # %% [markdown]
 # ## What to read next
 #
-# The paper's sections 3 to 5. Then `11_ddim`: this ODE in its best clock.
+# The paper's sections 3 to 5. Then [`11_ddim`](11_ddim.ipynb): this ODE in its best clock.

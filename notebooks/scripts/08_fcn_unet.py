@@ -252,5 +252,5 @@ _ = check(BORDER_WEIGHTS, my_weights)
 # %% [markdown]
 # ## What to read next
 #
-# Section 2 of the U-Net paper, one page. Then `09_upsampling`, and `10_diffusion_unet`, where padding returns and the
-# time comes in.
+# Section 2 of the U-Net paper, one page. Then [`09_upsampling`](09_upsampling.ipynb), and
+# [`10_diffusion_unet`](10_diffusion_unet.ipynb), where padding returns and the time comes in.

@@ -277,4 +277,5 @@ _ = check(TRANSPOSED, my_transposed)
 # %% [markdown]
 # ## What to read next
 #
-# Odena's page has the pictures of GANs. Then `10_diffusion_unet`: DDPM's U-Net resizes, then convolves.
+# Odena's page has the pictures of GANs. Then [`10_diffusion_unet`](10_diffusion_unet.ipynb): DDPM's U-Net resizes, then
+# convolves.

@@ -269,4 +269,5 @@ _ = check(MANY_HEADS, many_heads)
 # %% [markdown]
 # ## What to read next
 #
-# `12_improved_ddpm` lets it answer a variance too; `13_classifier_guidance` makes its way down a classifier.
+# [`12_improved_ddpm`](12_improved_ddpm.ipynb) lets it answer a variance too;
+# [`13_classifier_guidance`](13_classifier_guidance.ipynb) makes its way down a classifier.

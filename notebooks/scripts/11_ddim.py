@@ -286,4 +286,5 @@ _ = check(SLERP, my_slerp)
 # %% [markdown]
 # ## What to read next
 #
-# The paper's sections 3 to 5. Then `12_improved_ddpm`; `15_pndm` solves this ODE to higher order.
+# The paper's sections 3 to 5. Then [`12_improved_ddpm`](12_improved_ddpm.ipynb); [`15_pndm`](15_pndm.ipynb) solves this
+# ODE to higher order.

@@ -249,7 +249,7 @@ claim("improved-vlb-bits", (bits[2] - bits[3])[3])
 
 # %%
 features, rows, far = zoo.load_recogniser("digits-recogniser").features, {}, torch.zeros(3, 3, 3)
-for (j, n), k in product(enumerate(counts[:3]), range(3)):
+for (j, n), k in tqdm([*product(enumerate(counts[:3]), range(3))], desc="draws of three"):
     drawn = {"simple": metrics.sample(nets["cosine", k], cosine, 100, shape, uniform_times(1000, n), 0)}
     for kind in ("hybrid", "vlb"):
         drawn[kind] = metrics.sample_learned(learned[kind, k], cosine, 100, shape, uniform_times(1000, n), 0)
@@ -282,4 +282,4 @@ def importance_weights(history):
 _ = check(LEARNED_VARIANCE, my_variance), check(IMPORTANCE_WEIGHTS, importance_weights)
 
 # %% [markdown]
-# Next: `13_classifier_guidance`.
+# Next: [`13_classifier_guidance`](13_classifier_guidance.ipynb).

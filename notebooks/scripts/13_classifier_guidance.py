@@ -280,4 +280,5 @@ _ = check(CLASS_GRADIENT, class_gradient), check(GUIDED_EPS, guided_eps)
 # %% [markdown]
 # ## What to read next
 #
-# `ddpm_path/guidance.py` and `ddpm_path/classifier.py`; then `14_classifier_free_guidance`, which needs no classifier.
+# `ddpm_path/guidance.py` and `ddpm_path/classifier.py`; then
+# [`14_classifier_free_guidance`](14_classifier_free_guidance.ipynb), which needs no classifier.

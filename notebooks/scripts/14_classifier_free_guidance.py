@@ -261,4 +261,4 @@ _ = check(DYNAMIC_THRESHOLD, dynamic_threshold)
 # %% [markdown]
 # ## What to read next
 #
-# The paper's sections 3 and 4. Then `15_pndm`.
+# The paper's sections 3 and 4. Then [`15_pndm`](15_pndm.ipynb).
