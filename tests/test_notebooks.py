@@ -7,7 +7,7 @@ import jupytext
 import nbformat
 import pytest
 
-from ddpm_path.lab import exercises
+from ddpm_path.lab import exercises, runner
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 PATHS = sorted(NOTEBOOKS.glob("*.ipynb"))
@@ -77,6 +77,13 @@ def test_size_of_cells_code_and_prose(path, notebook):
     for count, least, most in ((len(notebook.cells), 15, 25), (lines, 60, 120), (prose, 300, 600)):
         assert count <= most, (len(notebook.cells), lines, prose)
         assert count >= least or path.stem == "00_roadmap", (len(notebook.cells), lines, prose)
+
+
+def test_pages_understand_every_formula(notebook):
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            formulas = [runner._mathml(match) for match in runner.FORMULA.finditer(cell.source) if not match["code"]]
+            assert not [formula for formula in formulas if "\\" in formula or not formula.startswith("<math")]
 
 
 def test_every_figure_has_alt_text(notebook):

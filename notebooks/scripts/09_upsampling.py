@@ -41,9 +41,9 @@ randn = partial(torch.randn, generator=seed(0), dtype=torch.float64)
 # Along one axis: input size $i$, kernel size $k$, stride $s$, padding $p$, dilation $d$ (1 if the kernel has no gaps)
 # lead to the output size [rel. 15]
 #
-# $$o = \Big\lfloor \frac{i + 2p - d(k-1) - 1}{s} \Big\rfloor + 1$$
+# $$o = \left\lfloor \frac{i + 2p - d(k-1) - 1}{s} \right\rfloor + 1$$
 #
-# The floor forgets: $s$ sizes share one output. The way back needs what was lost, for $d = 1$
+# The floor forgets: $s$ sizes share one output. The way back needs what was lost; for $d = 1$ it is
 # $a = (i + 2p - k) \bmod s$ [rel. 14]:
 #
 # $$i = s(o - 1) + a + k - 2p$$
@@ -125,7 +125,7 @@ for factor in (2, 3, 4, 8):
 # ## Checkerboards, foretold
 #
 # Let all weights and inputs be 1: each output counts the inputs that it adds up. In one dimension that is the number
-# of weights $j < k$ with $j \equiv r \pmod s$, for each phase $r$, the output's place modulo $s$. It is even only if
+# of weights $j < k$ with $j \equiv r$ modulo $s$, for each phase $r$, the output's place modulo $s$. It is even only if
 # $s$ divides $k$. In two dimensions patterns multiply.
 #
 # *Predict:* the counts of $k = 3, s = 2$. Of $k = 5, s = 3$. Of $k = 4, s = 2$.
