@@ -59,7 +59,7 @@ def elbo(x, mean, logvar, eps, decoder):
 
 x, decoder = (torch.rand(4, 6) < 0.5).double(), torch.nn.Linear(2, 6).double()
 mean, logvar, eps = 0.5 + torch.randn(3, 4, 2, dtype=torch.float64)
-log_px = lambda x, z: vae.log_bernoulli(x, decoder(z)).sum(1)  # noqa: E731
+log_px = lambda x, z: vae.log_bernoulli(x, decoder(z)).sum(1)
 torch.testing.assert_close(elbo(x, mean, logvar, eps, decoder), vae.sgvb_b(log_px, x, (mean, logvar), eps[None]))
 print("as the package says, whose eps (L, B, J) holds L samples for each image")
 
@@ -215,7 +215,7 @@ def ddpm_bound(T):
 
 
 scale, std = Discrete.from_betas(cosine_betas(1))(1)
-log_px = lambda x, z: vae.log_normal(x, *decode(z, (scale, std), (1.0, 0.0))).sum(1)  # noqa: E731
+log_px = lambda x, z: vae.log_normal(x, *decode(z, (scale, std), (1.0, 0.0))).sum(1)
 one = vae.sgvb_b(log_px, x0, (scale * x0, 2 * std.log().expand_as(x0)), torch.randn(1, *x0.shape).double())
 print(f"one step: {ddpm_bound(1).mean():.3f} nats by DDPM's bound, {one.mean():.3f} by the VAE's, up to noise")
 Ts, truth = (1, 2, 4, 8, 16, 32, 64, 128, 256), peaks.log_prob(x0, (1.0, 0.0)).mean()

@@ -34,7 +34,7 @@ from ddpm_path.schedule import Discrete, on_schedule, uniform_times
 
 torch.manual_seed(0)
 bit = math.log(2)  # in nats
-seed = lambda k: torch.Generator().manual_seed(k)  # noqa: E731
+seed = lambda k: torch.Generator().manual_seed(k)
 
 # %% [markdown]
 # ## The objective K

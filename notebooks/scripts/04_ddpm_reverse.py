@@ -41,7 +41,7 @@ from ddpm_path.samplers import ancestral, last, noise_source, start_noise
 from ddpm_path.schedule import Discrete, linear_betas, uniform_times
 
 torch.manual_seed(0)
-seed = lambda k: torch.Generator().manual_seed(k)  # noqa: E731
+seed = lambda k: torch.Generator().manual_seed(k)
 betas = linear_betas()  # betas[0] is step 1
 schedule = Discrete.from_betas(betas)
 bars = schedule.alpha_bar  # bars[0] = 1 is data
@@ -171,7 +171,7 @@ recipe = recipes.RECIPES["digits-live"]
 cosine, times = recipe.schedule(), uniform_times(1000, 25)
 print(f"1 / scale at T: linear {1 / schedule(1000)[0]:.0f}, cosine {1 / cosine(1000)[0]:,.0f}")
 perfect = world.eps_fn(cosine)
-spoiled = lambda x, t: perfect(x, t) + 0.03  # noqa: E731
+spoiled = lambda x, t: perfect(x, t) + 0.03
 for name, eps_fn in {"perfect": perfect, "spoiled": spoiled, "clipped": clip_x0(spoiled, cosine)}.items():
     first, *_, end = ancestral(eps_fn, cosine, start, times, generator=seed(2))
     print(f"{name:7}: first guess {first.x0.mean():7.2f} on average, W at the end {wasserstein(end.x).item():.3f}")

@@ -36,7 +36,7 @@ from ddpm_path.losses import bound_term, bound_terms, fixed_variance
 from ddpm_path.samplers import ancestral, decode, last, start_noise
 from ddpm_path.schedule import Discrete, linear_betas, uniform_times
 
-seed = lambda k: torch.Generator().manual_seed(k)  # noqa: E731
+seed = lambda k: torch.Generator().manual_seed(k)
 betas, ln2, data = linear_betas(), torch.tensor(2.0).log(), datasets.digits()  # betas[0] is step 1
 schedule, every = Discrete.from_betas(betas), uniform_times(1000, 1000)
 
@@ -91,7 +91,7 @@ world, best = isotropic_mixture([1.0], [[0.3]], std=0.4).eps_fn(schedule), gauss
 # Terms are quadratic in x0 and eps: four points of the right mean and variance give the expectation.
 x0, eps = torch.tensor([[0.7, 0.7, -0.1, -0.1], [1, -1, 1, -1]]).double()[..., None]
 floor = Normal(0.3, 0.4).entropy() / ln2 - losses.prior_term(schedule, x0).mean()  # what the terms cannot undercut
-density = lambda x0, mean, variance: Normal(mean, variance.sqrt()).log_prob(x0)  # noqa: E731
+density = lambda x0, mean, variance: Normal(mean, variance.sqrt()).log_prob(x0)
 for times in (uniform_times(1000, steps) for steps in (10, 100, 1000)):
     fixed = (fixed_variance(world, schedule, variance, times) for variance in (fixed_small, fixed_large))
     for name, way in zip(("best", "small", "large"), (best, *fixed), strict=True):

@@ -33,9 +33,9 @@ from ddpm_path.losses import EPS, simple
 from ddpm_path.samplers import annealed_langevin, langevin, last, noise_source
 from ddpm_path.schedule import VE, on_schedule
 
-seed = lambda k: torch.Generator().manual_seed(k)  # noqa: E731
-show = lambda rows, alt: plots.show(plots.grid(torch.cat([x[:10] for x in rows.values()]), rows=tuple(rows)), alt)  # noqa: E731
-even = lambda *shape: 2 * torch.rand(*shape, generator=seed(0)).double() - 1  # noqa: E731
+seed = lambda k: torch.Generator().manual_seed(k)
+show = lambda rows, alt: plots.show(plots.grid(torch.cat([x[:10] for x in rows.values()]), rows=tuple(rows)), alt)
+even = lambda *shape: 2 * torch.rand(*shape, generator=seed(0)).double() - 1
 
 # %% [markdown]
 # ## What a score is
@@ -86,7 +86,7 @@ plots.show(plots.arrows(fields, 10, 0.7), "Arrows to the nearer heap; more to th
 # should differ from the explicit one by a constant.
 
 # %%
-tilted = lambda a, x: a * world.score(x, (1.0, 2.0)) + (1 - a) * torch.tanh(x)  # noqa: E731
+tilted = lambda a, x: a * world.score(x, (1.0, 2.0)) + (1 - a) * torch.tanh(x)
 x0, eps = world.sample(200_000, seed(0))[0], torch.randn(200_000, 2, generator=seed(1)).double()
 x, v = x0 + 2 * eps, score.rademacher(x0, seed(2))
 for a in (1.0, 0.7, 0.0):  # 1 is the truth
@@ -219,7 +219,7 @@ std, eps = ve(t)[1].float(), torch.randn(4096, 2, generator=seed(8))
 raw = score.denoising(lambda x: -net(x, t) / std[:, None], x0, eps, std)
 torch.testing.assert_close(std**2 * raw, simple(net, EPS, ve, x0, t, eps))  # times D / 2, which is 1
 print(f"loss without lambda: {raw[t < 0.1].mean():.0f} at the lowest levels, {raw[t > 0.9].mean():.4f} at the highest")
-distance = lambda net, x, t: (net(x, t) - plane.eps_fn(ve)(x, t)).square().mean()  # noqa: E731
+distance = lambda net, x, t: (net(x, t) - plane.eps_fn(ve)(x, t)).square().mean()
 x, empty, lowest = x0 + std[:, None] * eps, 4 * even(4096, 2).float(), torch.full((4096,), 0.1)
 print(f"eps off by {distance(net, x0, lowest):.2f} at data, by {distance(net, empty, lowest):.2f} all over the plane")
 off = torch.tensor([[distance(each, x, t) for each in pair] for pair in pairs])

@@ -33,7 +33,7 @@ from ddpm_path.lab.exercises import CORRECTED, SUB_VP_COEFFICIENTS, check
 from ddpm_path.samplers import ancestral, decode, last, noise_source, predictor_corrector, start_noise
 from ddpm_path.schedule import VE, VP, SubVP, even_times, on_schedule, uniform_times
 
-seed = lambda k: torch.Generator().manual_seed(k)  # noqa: E731
+seed = lambda k: torch.Generator().manual_seed(k)
 sdes, ends = {"VP": VP(), "sub-VP": SubVP(), "VE": VE()}, {"VP": 1e-3, "sub-VP": 1e-3, "VE": 1e-5}  # the last times
 
 
@@ -141,7 +141,7 @@ print(f"mean {x.mean():.3f} and deviation {x.std():.3f}; class 0 has -0.6 and 0.
 # *Predict:* who wins with few calls? With many?
 
 # %%
-w = lambda x, n=10_000: torch.tensor([metrics.wasserstein(part, world) for part in x.split(n)])  # noqa: E731
+w = lambda x, n=10_000: torch.tensor([metrics.wasserstein(part, world) for part in x.split(n)])
 for calls in (50, 100, 200, 400, 1000):
     sides = ((calls, None), ((calls + 1) // 2, sde.level_step(0.16)))
     x = [walk(world.eps_fn(VE()), VE(), noise, n, 1e-5, sde.reverse_diffusion, how) for n, how in sides]
@@ -227,7 +227,7 @@ after = sde.inpaint(known, mask, VE(), noise_source(10, (1, 16, 16), seed(3)))
 filled = walk(on_schedule(net, chain, VE()), VE(), noise, 40, 1e-5, *how, 3, after=after)
 rows = {"data": known, "upper half": torch.where(mask, known, 0.0), "lower drawn": filled}
 hue = 0.5 + 0.45 * torch.cos(2 * torch.pi * (torch.arange(10)[:, None] / 10 + torch.arange(3) / 3))  # of one grey
-tint = lambda x, k: (x + 1) * hue[k][:, :, None, None] - 1  # noqa: E731
+tint = lambda x, k: (x + 1) * hue[k][:, :, None, None] - 1
 tinted, grey = FiniteData(tint(images.train, images.train_labels)), tint(known, labels).mean(1, keepdim=True)
 after = sde.colourise(grey, VP(), noise_source(10, (3, 16, 16), seed(3)))
 coloured = walk(tinted.eps_fn(VP()), VP(), start_noise(10, (3, 16, 16), seed(4)), 40, 1e-3, *how, 8, after=after)

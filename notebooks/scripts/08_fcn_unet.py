@@ -36,7 +36,7 @@ from ddpm_path.lab.exercises import BORDER_WEIGHTS, UNET_SIZE, check
 from ddpm_path.lab.scenes import BACKGROUND, touching_digits
 from ddpm_path.segmentation import FCN, UNet2015, border_weights, convolution_of, valid_output
 
-seed = lambda k: torch.Generator().manual_seed(k)  # noqa: E731
+seed = lambda k: torch.Generator().manual_seed(k)
 _ = torch.manual_seed(0)
 
 # %% [markdown]
@@ -55,7 +55,7 @@ for padding in (0, 1):
     n = 12 if padding else 18  # a window that leaves 3x3
 
     def classifier(window):
-        return fc2(fc1(trunk(window).flatten(1)).relu())  # noqa: B023
+        return fc2(fc1(trunk(window).flatten(1)).relu())
 
     scores = convolution_of(fc2, 1)(convolution_of(fc1, 3)(trunk(x)).relu())
     places = list(product(*map(range, scores.shape[2:])))
@@ -220,7 +220,7 @@ kept = {}
 for name in ("unet", "unet-borders"):
     background = seen[name] == BACKGROUND
     kept[name] = torch.stack([(background & ridge).sum((1, 2)), ridge.sum((1, 2))], 1)
-    share = lambda rows: float(rows[:, 0].sum() / rows[:, 1].sum())  # noqa: E731
+    share = lambda rows: float(rows[:, 0].sum() / rows[:, 1].sum())
     missed = (background & ink).sum() / ink.sum()
     print(f"{name:12}: ridge kept {share(kept[name]):.3f}, ink missed {missed:.3f}, mean IoU {iou(counts[name]):.3f}")
 claims.measure("unet-borders", *metrics.bootstrap_difference(share, kept["unet-borders"], kept["unet"]))

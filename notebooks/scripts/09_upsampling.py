@@ -32,7 +32,7 @@ from ddpm_path.lab import claims, datasets, plots
 from ddpm_path.lab.exercises import OVERLAP, TRANSPOSED, check
 from ddpm_path.lab.train import maximise
 
-seed = lambda k: torch.Generator().manual_seed(k)  # noqa: E731
+seed = lambda k: torch.Generator().manual_seed(k)
 randn = partial(torch.randn, generator=seed(0), dtype=torch.float64)
 
 # %% [markdown]

@@ -36,7 +36,7 @@ from ddpm_path.samplers import decode, start_noise
 from ddpm_path.schedule import uniform_times
 from ddpm_path.unet import Attention, UNet, improved_time_embedding, time_embedding
 
-seed = lambda k: torch.Generator().manual_seed(k)  # noqa: E731
+seed = lambda k: torch.Generator().manual_seed(k)
 data, schedule = datasets.digits(), zoo.load("digits")[1]
 network = zoo.load_network("digits")[0]  # it predicts v
 
@@ -139,7 +139,7 @@ plots.show(figure, "A sharp square for convolutions; with attention and with gro
 # Built without weights; the counts are those of the public code.
 
 # %%
-count = lambda module: sum(p.numel() for p in module.parameters())  # noqa: E731
+count = lambda module: sum(p.numel() for p in module.parameters())
 presets = {"DDPM, CIFAR-10": unet.ddpm_cifar10, "improved DDPM, CIFAR-10": unet.improved_cifar10}
 for name, preset in (presets | {f"ADM, {size} pixels": partial(unet.adm, size) for size in unet.ADM}).items():
     with torch.device("meta"):

@@ -33,7 +33,7 @@ from ddpm_path.lab.exercises import SLERP, STEP_OF_ETA, check
 from ddpm_path.samplers import ancestral, ddim, ddim_invert, ddim_invert_ahead, decode, last, slerp, start_noise
 from ddpm_path.schedule import Discrete, leading_times, linear_betas, quadratic_times, ratio_times, uniform_times
 
-seed = lambda k: torch.Generator().manual_seed(k)  # noqa: E731
+seed = lambda k: torch.Generator().manual_seed(k)
 schedule = Discrete.from_betas(linear_betas())
 bars = schedule.alpha_bar  # bars[0] = 1 is data
 world = isotropic_mixture([0.3, 0.7], [[-0.6], [0.5]], std=0.15)
@@ -107,7 +107,7 @@ plots.show(figure, "Exact paths run straight, then bend into two bands; one of t
 # *Predict:* twice the steps, how much less error? Which grid is worst?
 
 # %%
-rms = lambda a, b: (a - b).square().flatten(1).mean(1).sqrt()  # noqa: E731
+rms = lambda a, b: (a - b).square().flatten(1).mean(1).sqrt()
 x = torch.special.ndtri((torch.arange(2000)[:, None].double() + 0.5) / 2000)
 exact = world.quantile(world.cdf(x, schedule(1000)), (1.0, 0.0))
 grids = {"uniform": uniform_times, "leading": leading_times, "quadratic": quadratic_times}
@@ -132,7 +132,7 @@ for name, grid in grids.items():
 start = start_noise(20_000, (1,), seed(1)).double()
 walks = {f"eta = {eta:g}": partial(ddim, eta=eta) for eta in (0.0, 0.5, 1.0, 2.0)}
 walks["sigma-hat"] = partial(ancestral, variance=fixed_large)
-w = lambda x, n=20_000: torch.tensor([metrics.wasserstein(part, world) for part in x.split(n)])  # noqa: E731
+w = lambda x, n=20_000: torch.tensor([metrics.wasserstein(part, world) for part in x.split(n)])
 ends = {}
 for steps in (10, 20, 50):
     for name, walk in walks.items():

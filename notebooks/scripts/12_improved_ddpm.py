@@ -32,7 +32,7 @@ from ddpm_path.lab import claims, datasets, metrics, plots, probing, recipes, zo
 from ddpm_path.lab.exercises import IMPORTANCE_WEIGHTS, LEARNED_VARIANCE, check
 from ddpm_path.schedule import Discrete, cosine_betas, linear_betas, on_schedule, uniform_times
 
-seed = lambda k: torch.Generator().manual_seed(k)  # noqa: E731
+seed = lambda k: torch.Generator().manual_seed(k)
 schedules = {"linear": Discrete.from_betas(linear_betas()), "cosine": Discrete.from_betas(cosine_betas())}
 nets = {(kind, k): zoo.load(f"compare-{kind}-simple-{k}")[0] for kind in ("linear", "cosine") for k in range(3)}
 learned = {(kind, k): zoo.load_learned(f"compare-cosine-{kind}-{k}")[0] for kind in ("hybrid", "vlb") for k in range(3)}
@@ -54,7 +54,7 @@ def show(rows, alt):
 # *Predict before you run:* which schedule wastes its noisiest 200 steps?
 
 # %%
-f = lambda t: torch.cos((t / 1000 + 0.008) / 1.008 * torch.pi / 2) ** 2  # noqa: E731
+f = lambda t: torch.cos((t / 1000 + 0.008) / 1.008 * torch.pi / 2) ** 2
 for t in torch.tensor([1, 500, 1000]).double():
     torch.testing.assert_close((1 - f(t) / f(t - 1)).clamp(max=0.999), cosine_betas()[int(t) - 1])
 plots.show(plots.schedules(schedules), "Linear's scale nears 0 at t / T = 0.8, cosine's at 1.")
@@ -96,7 +96,7 @@ saved = torch.stack([parts["linear", k] - parts["cosine", k] for k in range(3)])
 claim("improved-cosine-bits", saved.sum(1))
 claim("improved-cosine-rate", saved[:, :2].sum(1))
 at, noise = [1, 2, 3, 5, 10, 20, 50, 100, 200, 400, 600, 800, 900, 1000], torch.randn(48, *shape, generator=seed(0))
-terms = lambda kind, t: losses.bound_term(backs[kind], schedules[kind], test[:48], t, t - 1, noise).mean()  # noqa: E731
+terms = lambda kind, t: losses.bound_term(backs[kind], schedules[kind], test[:48], t, t - 1, noise).mean()
 lines = {kind: [terms(kind, torch.full((48,), float(t))) for t in at] for kind in schedules}
 plots.show(plots.log_curves(at, lines, "t", "bits/dim of the term"), "Terms fall a millionfold; linear's end first.")
 
@@ -122,7 +122,7 @@ plots.show(plots.log_curves(at, lines, "t", "bits/dim of the term"), "Terms fall
 
 # %%
 bars, o = cosine.alpha_bar, 2 * torch.rand(5, generator=seed(0), dtype=torch.float64) - 1
-ends = lambda t, s: (gaussian.fixed_small(cosine(t), cosine(s)), gaussian.fixed_large(cosine(t), cosine(s)))  # noqa: E731
+ends = lambda t, s: (gaussian.fixed_small(cosine(t), cosine(s)), gaussian.fixed_large(cosine(t), cosine(s)))
 
 
 def best_v(sigma, t, s):
@@ -181,8 +181,8 @@ for t in (1, 2, 10, 100, 500):
 
 # %%
 eps, some = torch.randn(test.shape, generator=seed(1)), (1, 2, 5, 10, 20, 50, 100, 200, 400, 800)
-answer = lambda net, t: net(gaussian.q_sample(test, eps, cosine(t)), torch.full((355,), float(t)))  # noqa: E731
-mean_v = lambda net, t: float(answer(net, t)[:, 1].mean() + 1) / 2  # noqa: E731
+answer = lambda net, t: net(gaussian.q_sample(test, eps, cosine(t)), torch.full((355,), float(t)))
+mean_v = lambda net, t: float(answer(net, t)[:, 1].mean() + 1) / 2
 lines = {f"seed {k}": [mean_v(learned["hybrid", k], t) for t in some] for k in range(3)}
 plots.show(plots.curves(torch.tensor(some).log10(), lines, "log10 t", "v"), "Seeds agree near t = 1, then part.")
 

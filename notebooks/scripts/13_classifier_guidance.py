@@ -32,7 +32,7 @@ from ddpm_path.lab.exercises import CLASS_GRADIENT, GUIDED_EPS, check
 from ddpm_path.samplers import ancestral, ddim, last, start_noise
 from ddpm_path.schedule import Discrete, linear_betas, uniform_times
 
-seed = lambda k: torch.Generator().manual_seed(k)  # noqa: E731
+seed = lambda k: torch.Generator().manual_seed(k)
 schedule = Discrete.from_betas(linear_betas())
 world, normal = isotropic_mixture([0.5, 0.5], [[-1.0], [1.0]], std=0.5), partial(torch.randn, dtype=torch.float64)
 bars, worlds_eps = schedule.alpha_bar, world.eps_fn(schedule)
@@ -90,7 +90,7 @@ for s in (1, 4):
     end = last(ddim(classifier_guided(worlds_eps, plus, schedule, s), schedule, starts, grid))
     named[f"p(x) p(y|x)^{s}"], named[f"guided, s = {s}"] = 100 * sharp[::5], torch.histc(end, 121, -2.025, 4.025) / 1000
 plots.show(plots.curves(cells[::5, 0], named, "x", "density"), "Sharpened, the bell hardly moves; guided, it does.")
-w = lambda x: 0.01 * ((x <= cells.T).double().mean(0) - sharp.cumsum(0)).abs().sum()  # noqa: E731
+w = lambda x: 0.01 * ((x <= cells.T).double().mean(0) - sharp.cumsum(0)).abs().sum()
 error, means = torch.stack([w(x) for x in end.split(2000)]).std() / 10**0.5, (cells[:, 0] @ sharp, end.mean())
 claims.measure("adm-sharpens", 0.05 - w(end), error, "means {:.2f} sharpened, {:.2f} guided".format(*means))
 
@@ -111,7 +111,7 @@ claims.measure("adm-sharpens", 0.05 - w(end), error, "means {:.2f} sharpened, {:
 three = isotropic_mixture([0.4, 0.3, 0.3], [[-0.6, -0.4], [0.6, -0.2], [0.1, 0.7]], std=0.25)
 torch.manual_seed(0)
 layers = torch.nn.Sequential(*(m for n in (3, 64, 64) for m in (torch.nn.Linear(n, 64), torch.nn.SiLU())))
-small = lambda x, t: layers(torch.cat([x, t[:, None] / 1000], 1)).log_softmax(1)  # noqa: E731
+small = lambda x, t: layers(torch.cat([x, t[:, None] / 1000], 1)).log_softmax(1)
 draw, levels = seed(2), [1, *range(100, 1001, 100)]
 
 
@@ -182,8 +182,8 @@ drawn = {scale: steered(scale) for scale in (0, 1, 3, 10)}
 show({f"s = {s}": x for s, x in drawn.items()}, "Four rows from the same noise: any digits at s = 0, below 0 to 9.")
 
 # %%
-right = lambda x: (judge.log_probs(x).argmax(1) == labels[: len(x)]).float()  # noqa: E731
-own = lambda x: (noisy(x, torch.ones(355)).argmax(1) == labels).float()  # noqa: E731
+right = lambda x: (judge.log_probs(x).argmax(1) == labels[: len(x)]).float()
+own = lambda x: (noisy(x, torch.ones(355)).argmax(1) == labels).float()
 reach, real = lambda x: metrics.covered(data.test, x).float(), judge.features(data.test)
 feature = {s: judge.features(x) for s, x in drawn.items()}
 far = {s: metrics.kernel_distance(f, real) for s, f in feature.items()}
@@ -191,11 +191,11 @@ hit, reached, pleased = ({s: f(x) for s, x in drawn.items()} for f in (right, re
 for s in drawn:
     shares = f"right {hit[s].mean():.3f} (says its guide: {pleased[s].mean():.3f}), coverage {reached[s].mean():.3f}"
     print(f"s = {s}: {shares}, kernel distance {far[s]:.3f}")
-paired = lambda gain: (gain.mean(), gain.std() / len(gain) ** 0.5)  # noqa: E731
+paired = lambda gain: (gain.mean(), gain.std() / len(gain) ** 0.5)
 least = min((hit[1] - hit[0], hit[3] - hit[1]), key=lambda rise: rise.mean())
 claims.measure("adm-fidelity", *paired(least))
 claims.measure("adm-diversity", *paired(reached[1] - reached[10]))
-spread = lambda x: torch.stack([torch.pdist(x[labels == k].flatten(1)).mean() for k in range(10)])  # noqa: E731
+spread = lambda x: torch.stack([torch.pdist(x[labels == k].flatten(1)).mean() for k in range(10)])
 claims.measure("adm-narrows", *paired((spread(drawn[1]) / spread(drawn[10])).log()))
 chosen = min((1, 3, 10), key=far.get)
 claims.measure("adm-distance", *metrics.kernel_difference(feature[0], feature[chosen], real), f"best at s = {chosen}")
@@ -213,7 +213,7 @@ claims.measure("adm-distance", *metrics.kernel_difference(feature[0], feature[ch
 # *Predict:* which comes close to the right one?
 
 # %%
-p = lambda x, t, label: noisy(x, t).gather(1, label[:, None]).exp()[:, :, None, None]  # noqa: E731
+p = lambda x, t, label: noisy(x, t).gather(1, label[:, None]).exp()[:, :, None, None]
 mistakes = {
     "clean": lambda label: class_score(lambda x, t: clean(x, torch.ones_like(t)), label),
     "index": lambda label: lambda x, t: of_noisy(label)(x, t / 100),

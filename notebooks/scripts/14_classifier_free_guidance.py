@@ -33,7 +33,7 @@ from ddpm_path.losses import EPS, simple
 from ddpm_path.samplers import ddim, decode, start_noise
 from ddpm_path.schedule import Discrete, linear_betas, uniform_times
 
-seed = lambda k: torch.Generator().manual_seed(k)  # noqa: E731
+seed = lambda k: torch.Generator().manual_seed(k)
 linear = Discrete.from_betas(linear_betas())
 three = isotropic_mixture([1 / 3] * 3, [[0.0, 1.2], [-1.0, -0.6], [1.0, -0.6]], std=0.35)
 two = isotropic_mixture([0.5, 0.5], [[-1.0], [1.0]], std=0.5)
@@ -118,7 +118,7 @@ def train(k, coins):
     torch.manual_seed(k)
     table = torch.nn.Embedding(4, 16)  # three classes and the null label
     body = torch.nn.Sequential(torch.nn.Linear(19, 96), torch.nn.SiLU(), torch.nn.Linear(96, 2))
-    net = lambda x, t, label: body(torch.cat([x, t[:, None] / 1000, table(label)], 1))  # noqa: E731
+    net = lambda x, t, label: body(torch.cat([x, t[:, None] / 1000, table(label)], 1))
     optimiser = torch.optim.Adam([*body.parameters(), *table.parameters()], lr=3e-3)
     for _ in range(250):
         x0, labels = three.sample(64)
@@ -148,9 +148,9 @@ for coins, what in ((64, "a coin for each example"), (1, "one coin for the batch
 SCALES = 1, 1.5, 2, 3, 4, 8
 net, cosine = zoo.load("digits")
 labels, latents, times = torch.arange(80) % 10, start_noise(80, (1, 16, 16), seed(0)), uniform_times(1000, 10)
-network = lambda net, s: net if s == 1 else guided_network(net, 10, s)  # noqa: E731
-draw = lambda eps_fn, limit=clip_x0: decode(limit(eps_fn, cosine), cosine, latents, times)  # noqa: E731
-show = lambda rows, alt: plots.show(plots.grid(torch.cat([*rows.values()]), rows=[*rows]), alt)  # noqa: E731
+network = lambda net, s: net if s == 1 else guided_network(net, 10, s)
+draw = lambda eps_fn, limit=clip_x0: decode(limit(eps_fn, cosine), cosine, latents, times)
+show = lambda rows, alt: plots.show(plots.grid(torch.cat([*rows.values()]), rows=[*rows]), alt)
 free = {s: draw(partial(network(net, s), label=labels)) for s in SCALES}
 show({f"scale {s:g}": free[s][:10] for s in (1, 3, 8)}, "Ten digits in three rows: ever bolder as the scale grows.")
 large, ten = zoo.load("mnist")[0], start_noise(10, (1, 28, 28), seed(0))
@@ -209,12 +209,12 @@ walks = {"scale 1": bound[1], "scale 3": bound[3], "scale 8": bound[8], "8, clip
 walks["8, dynamic"] = guidance.threshold_x0(bound[8], cosine)
 walks["8, clipped first"] = classifier_free(clip_x0(bound[1], cosine), clip_x0(large, cosine), 8)
 states = {name: [*ddim(eps_fn, cosine, ten, times)] for name, eps_fn in walks.items()}
-share = lambda state: (state.x0.abs() > 1.1).double().mean().item()  # noqa: E731
+share = lambda state: (state.x0.abs() > 1.1).double().mean().item()
 shares = {name: [share(state) for state in states[name]] for name in walks if name not in ("8, clipped", "8, dynamic")}
 figure = plots.curves(times[:-1], shares, "t", "pixels with |x0| > 1.1")
 plots.show(figure, "Share of pixels out of range over time: half of them at t = 1000 for scale 8, none for scale 1.")
 show({name: walk[-1].x for name, walk in states.items()}, "Ten digits in six rows: grey and specked if thresholded.")
-nearer = lambda *images: metrics.kernel_difference(*map(recogniser.features, (*images, test.test)))  # noqa: E731
+nearer = lambda *images: metrics.kernel_difference(*map(recogniser.features, (*images, test.test)))
 dynamic = draw(partial(network(net, 8), label=labels), guidance.threshold_x0)
 claims.measure("free-dynamic", *nearer(free[8], dynamic))
 
@@ -232,7 +232,7 @@ claims.measure("free-dynamic", *nearer(free[8], dynamic))
 
 # %%
 sizes = []
-counted = lambda x, t, label=None: sizes.append(len(x)) or net(x, t, label)  # noqa: E731
+counted = lambda x, t, label=None: sizes.append(len(x)) or net(x, t, label)
 once, twice = partial(counted, label=labels), partial(network(counted, 4), label=labels)
 between = draw(guidance.within(twice, once, cosine, 0.28, 2.9))
 print(f"evaluations an image: unguided 10, guided 20, in the interval {sum(sizes) / 80:.0f}")

@@ -35,7 +35,7 @@ from ddpm_path.lab.exercises import MULTISTEP_WEIGHTS, TRANSFER, check
 from ddpm_path.samplers import last
 from ddpm_path.schedule import VP, Discrete, linear_betas, quadratic_times, ratio_times, uniform_times
 
-seed = lambda k: torch.Generator().manual_seed(k)  # noqa: E731
+seed = lambda k: torch.Generator().manual_seed(k)
 net, cosine = zoo.load("mnist")
 linear = Discrete.from_betas(linear_betas())
 world = isotropic_mixture([0.3, 0.7], [[-0.6], [0.5]], std=0.15)
@@ -50,7 +50,7 @@ world = isotropic_mixture([0.3, 0.7], [[-0.6], [0.5]], std=0.15)
 # {\sqrt{\bar\alpha_t}\big(\sqrt{(1-\bar\alpha_s)\bar\alpha_t}+\sqrt{(1-\bar\alpha_t)\bar\alpha_s}\big)}$$
 #
 # It looks new. It is DDIM's step, a straight line in disguise: $x/\text{scale}$ moves by $e$ times the change of
-# $\text{std}/\text{scale}$.
+# `std / scale`.
 
 
 # %%
@@ -106,7 +106,7 @@ solvers = {  # and the steps that n network calls pay for
 }
 for name, (sampler, _) in solvers.items():
     calls = []
-    last(sampler(lambda x, t: calls.append(t) or eps_fn(x, t), linear, x, times))  # noqa: B023
+    last(sampler(lambda x, t: calls.append(t) or eps_fn(x, t), linear, x, times))
     print(f"{name:11}: {len(calls)} network calls for 20 steps")
 
 # %% [markdown]
