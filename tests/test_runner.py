@@ -239,7 +239,7 @@ def test_formulas_become_mathml_and_code_stays() -> None:
     assert notebook.cells[0].source == text, "the executed copy keeps its LaTeX"
 
 
-def test_formulas_have_the_spaces_that_the_converter_forgets() -> None:
+def test_formulas_are_mended_where_the_converter_errs() -> None:
     text = "$x \\sim \\log p$, $a - b = -c$, $[-1, -2]$, $e^{-\\exp(x)}$"
     page = runner._page(nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(text)]), "Spaces")
     formulas = [re.sub(r' (?:stretchy|[lr]space)="[^"]*"', "", each) for each in re.findall(r"<mrow>.*?</math>", page)]
@@ -247,6 +247,8 @@ def test_formulas_have_the_spaces_that_the_converter_forgets() -> None:
     assert "<mi>x</mi><mo>\N{TILDE OPERATOR}</mo><mo>log</mo><mi>p</mi>" in relation
     assert '<mi>a</mi><mo>−</mo><mi>b</mi><mo>=</mo><mo form="prefix">−</mo><mi>c</mi>' in minus
     assert interval.count('<mo form="prefix">−</mo>') == 2
+    norm = nbformat.v4.new_markdown_cell("$\\lVert x \\rVert^2$")
+    assert runner._page(nbformat.v4.new_notebook(cells=[norm]), "A norm").count('<mo stretchy="false">‖</mo>') == 2
     assert "<mo>−</mo><mi>exp</mi><mo>(</mo>" in power
 
 

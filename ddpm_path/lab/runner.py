@@ -269,8 +269,9 @@ alt="{{ output | alt_text | escape_html }}">
 FORMULA = re.compile(
     r"(?P<code>`+)(?!`).+?(?<!`)(?P=code)(?!`)|\$\$(?P<block>.+?)\$\$|\$(?P<inline>[^$]+?)\$", re.DOTALL
 )
-SPACES = (  # that the converter forgets
+MENDED = (  # what the converter gets wrong
     (r"<mi>&#x0007E;</mi>", r"<mo>&#x0223C;</mo>"),  # \sim is a relation
+    (r"<mo>(?=&#x02016;)", r'<mo stretchy="false">'),  # a norm's bars are equals
     (r"<mi>(log|exp|sin|cos)</mi>(?!<mo)", r'<mo lspace="0.17em" rspace="0.17em">\1</mo>'),
     (r"(<mo[^>]*>(?:\[|&#x0(?:0028|002C|003[CDE]);)</mo><mo)(?=>&#x02212;)", r'\1 form="prefix"'),  # a sign: [-1, 1]
 )
@@ -298,8 +299,8 @@ def _mathml(match: re.Match[str]) -> str:
         formula = latex2mathml.converter.convert(match["block"], display="block")
     else:
         formula = latex2mathml.converter.convert(match["inline"])
-    for forgotten, mended in SPACES:
-        formula = re.sub(forgotten, mended, formula)
+    for wrong, right in MENDED:
+        formula = re.sub(wrong, right, formula)
     return str(formula)
 
 
