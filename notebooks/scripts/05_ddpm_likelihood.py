@@ -17,7 +17,7 @@
 # and we can count bits. [Ho, Jain and Abbeel](https://arxiv.org/abs/2006.11239) derive their loss from that
 # count, then drop its weights. What does this buy? Where do errors come from?
 #
-# Reading: sections 3.3 to 4.4 of the paper. You need 03 and 04.
+# Reading: sections 3.3 to 4.4. You need 03 and 04.
 
 # %%
 from functools import partial
@@ -148,7 +148,7 @@ claims.measure("ddpm-fine-detail", share.mean() - 0.5, share.std() / len(share) 
 # **You should see** $L$ save 0.16 bits. $x_0$ and the mean cost far more: near data they must copy $x_t$ through all
 # layers. **If instead** the rate is 0.002, you took a mean over $t$. Distortion is half of all bits. *Small* wins here.
 #
-# *Predict:* who draws better? (Kernel distance: best is about 0.)
+# *Predict:* who draws better? (Kernel distance, as FID, compares drawn and real features: best is about 0.)
 
 # %%
 recogniser, times = zoo.load_recogniser("digits-recogniser"), uniform_times(1000, 50)
@@ -270,4 +270,4 @@ _ = check(BOUND_WEIGHT, bound_weight)
 # %% [markdown]
 # ## What to read next
 #
-# Sections 3.4 and 4.3 of the paper, `ddpm_path/losses.py`, and [`12_improved_ddpm`](12_improved_ddpm.ipynb).
+# Sections 3.4 and 4.3, `ddpm_path/losses.py`, and [`12_improved_ddpm`](12_improved_ddpm.ipynb).
