@@ -386,7 +386,10 @@ def page() -> str:
 
 
 def write() -> None:
-    """The page and its picture."""
+    """The page and its picture, unless that would leave an empty page where there is one already."""
+    if not any(KEPT.glob("**/*.json")):
+        print("nothing is measured on this machine yet: the page stays as it is; see --help")
+        return
     (HERE / "peers.md").write_text(page(), encoding="utf-8")
     if found := results():
         picture(found)

@@ -180,6 +180,13 @@ def test_the_page_leaves_out_amounts_at_which_neither_is_measured(peers):
     assert title.endswith("500 samples")
 
 
+def test_the_page_stays_where_nothing_is_measured(peers, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(peers, "KEPT", tmp_path)
+    monkeypatch.setattr(peers, "HERE", tmp_path / "no such folder")
+    peers.write()
+    assert "see --help" in capsys.readouterr().out
+
+
 def test_what_covers_too_little_is_out_of_the_running(peers):
     noise = result("diffusers", "32", recognised=1.0, coverage=0.6)
     _, text = peers.qualities([result(recognised=0.7, coverage=0.95), noise])
