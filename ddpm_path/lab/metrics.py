@@ -109,13 +109,15 @@ def accuracy(net: Recogniser, images: Tensor, labels: Tensor) -> float:
     return float((net.log_probs(images).argmax(1) == labels).double().mean())
 
 
-def recognised(net: Recogniser, images: Tensor, labels: Tensor | None) -> tuple[float, float]:
-    """The share seen as their label (any class, if None) with confidence above 0.9, and its standard error."""
+def seen_as(net: Recogniser, images: Tensor, labels: Tensor | None) -> Tensor:
+    """Which images are seen as their label (as any class, if None) with confidence above 0.9, (B,)."""
     confidence, seen = net.log_probs(images).exp().max(1)
-    good = confidence > CONFIDENT
-    if labels is not None:
-        good = good & (seen == labels)
-    share = float(good.double().mean())
+    return (confidence > CONFIDENT) & (True if labels is None else seen == labels)
+
+
+def recognised(net: Recogniser, images: Tensor, labels: Tensor | None) -> tuple[float, float]:
+    """The share that `seen_as` finds, and its standard error."""
+    share = float(seen_as(net, images, labels).double().mean())
     return share, math.sqrt(share * (1 - share) / len(images))
 
 
@@ -184,8 +186,7 @@ def trade_off(
     The first entry is of all samples, the others of bootstrap draws of their rows, alike for one n and seed: where
     rows belong together, two samplers' ends of one latent say, the spread of differences is that of the difference.
     """
-    confidence, seen = net.log_probs(samples).exp().max(1)
-    good = ((confidence > CONFIDENT) & (seen == labels)).double()
+    good = seen_as(net, samples, labels).double()
     taken = _draws(len(samples), draws, seed)  # (1 + draws, n)
     reached = _reached(real, samples).double() @ (taken > 0).double().T  # (real, 1 + draws)
     return taken @ good / len(samples), (reached > 0).double().mean(0)

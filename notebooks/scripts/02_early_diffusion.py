@@ -237,8 +237,7 @@ filled = restore(early.inpainting(data.test, known), len(data.test))
 rows = {"true": data.test, "mean-filled": torch.where(known, data.test, data.train.mean(0)), "inpainted": filled}
 recogniser, seen = zoo.load_recogniser("digits-recogniser"), {}
 for name, images in rows.items():
-    sure, label = recogniser.log_probs(images).exp().max(1)
-    seen[name] = ((label == data.test_labels) & (sure > metrics.CONFIDENT)).double()
+    seen[name] = metrics.seen_as(recogniser, images, data.test_labels).double()
 print("recognised:", {name: round(float(each.mean()), 3) for name, each in seen.items()})
 gain = seen["inpainted"] - seen["mean-filled"]
 claims.measure("early-inpaint", gain.mean(), gain.std() / 355**0.5)
