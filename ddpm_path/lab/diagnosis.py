@@ -53,7 +53,9 @@ def diagnose(folder: Path, data: Images) -> list[Finding]:
     ]
     plots.save(plots.training([entry for entry in log if _finite(entry)]), folder / "curves.png")
     plots.save(plots.loss_by_level(times, table), folder / "loss-by-level.png")
-    plots.save(plots.grid(torch.cat(drawn[::-1]), 16), folder / "diagnosis.png")
+    more = [""] * (SAMPLES // 16 - 1)
+    rows = ["averaged (EMA)", *more, "last weights", *more]
+    plots.save(plots.grid(torch.cat(drawn[::-1]), 16, rows=rows), folder / "diagnosis.png")
     page = PAGE.format(title=html.escape(folder.resolve().name), report=html.escape(report(findings)))
     (folder / "diagnosis.html").write_text(page, encoding="utf-8")
     return findings
