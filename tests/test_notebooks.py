@@ -7,7 +7,7 @@ import jupytext
 import nbformat
 import pytest
 
-from ddpm_path.lab import exercises, runner
+from ddpm_path.lab import exercises, pages
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 PATHS = sorted(NOTEBOOKS.glob("*.ipynb"))
@@ -82,7 +82,7 @@ def test_size_of_cells_code_and_prose(path, notebook):
 def test_pages_understand_every_formula(notebook):
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
-            formulas = [runner._mathml(match) for match in runner.FORMULA.finditer(cell.source) if not match["code"]]
+            formulas = [pages.mathml(match) for match in pages.FORMULA.finditer(cell.source) if not match["code"]]
             assert not [formula for formula in formulas if "\\" in formula or not formula.startswith("<math")]
 
 

@@ -1,6 +1,5 @@
 """The runner executes notebooks in real kernels, and tells the truth about how that went."""
 
-import base64
 import io
 import re
 from html.parser import HTMLParser
@@ -11,9 +10,7 @@ import pytest
 from tqdm import tqdm
 
 from ddpm_path.lab import claims, record, runner
-from ddpm_path.lab.claims import Measurement
 from ddpm_path.lab.record import Claim, State
-from ddpm_path.lab.runner import Failure, Ran
 
 Capture = pytest.CaptureFixture[str]
 FIGURE = """import base64
@@ -24,7 +21,6 @@ buffer = io.BytesIO()
 Figure(figsize=(1, 1)).savefig(buffer, format="png")
 display(Image(buffer.getvalue()), metadata={"image/png": {"alt": 'A "blank" <square>'}})"""
 MEASURE = "from ddpm_path.lab.claims import measure\nmeasure({!r}, {}, {})"
-PNG = base64.b64encode(b"\x89PNG not really").decode()
 
 
 def write(folder: Path, name: str, *cells: str) -> None:
@@ -36,14 +32,6 @@ def write(folder: Path, name: str, *cells: str) -> None:
     nbformat.write(notebook, folder / f"{name}.ipynb")
 
 
-def output(data: dict[str, str], described: dict[str, object] | None = None) -> nbformat.NotebookNode:
-    """A notebook whose only cell shows this."""
-    make = nbformat.v4
-    shown = make.new_output("display_data", data=data, metadata=described or {})
-    return make.new_notebook(cells=[make.new_markdown_cell("# A"), make.new_code_cell("1", outputs=[shown])])
-
-
-@pytest.mark.slow
 def test_run_goes_on_past_a_failure_and_reports_it_all(tmp_path: Path, capsys: Capture) -> None:
     notebooks, out = tmp_path / "notebooks", tmp_path / "build" / "path"
     notebooks.mkdir()
@@ -160,96 +148,12 @@ def test_select_by_number_name_and_path_order(tmp_path: Path) -> None:
         runner.select([], tmp_path / "nowhere")
 
 
-def test_first_figure_and_its_alt_text() -> None:
-    png = {"image/png": PNG}
-    described = runner.first_figure(output(png, {"image/png": {"alt": "Noise"}}))
-    assert described is not None
-    assert described == (b"\x89PNG not really", "Noise")
-    plain = runner.first_figure(output(png | {"text/plain": "Ten digits"}))
-    assert plain is not None
-    assert plain.alt == "Ten digits"
-    bare = runner.first_figure(output(png | {"text/plain": "<Figure size 640x480 with 1 Axes>"}))
-    assert bare is not None
-    assert bare.alt == ""
-    in_html = runner.first_figure(output({"text/html": f"<img alt='a &lt; b' src='data:image/png;base64,{PNG}'>"}))
-    assert in_html == (b"\x89PNG not really", "a < b")
-    assert runner.first_figure(output({"text/html": "<b>no figure</b>", "text/plain": "no"})) is None
-
-
-def test_page_shows_alt_text_and_no_widgets() -> None:
-    page = runner._page(output({"image/png": PNG}, {"image/png": {"alt": 'A "quoted" <alt>'}}), "A title")
-    alts: list[str | None] = []
-
-    class Images(HTMLParser):
-        def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-            alts.extend([dict(attrs).get("alt")] if tag == "img" else [])
-
-    Images().feed(page)
-    assert alts == ['A "quoted" <alt>']
-    assert "<title>A title</title>" in page
-    assert "require.min.js" not in page
-    assert "mermaid" not in page.split("</head>")[0].rpartition("</style>")[2]
-
-
-def test_pages_link_to_pages() -> None:
-    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("[next](04_ddpm_reverse.ipynb)")])
-    page = runner._page(notebook, "A title")
-    assert 'href="04_ddpm_reverse.html"' in page
-    assert ".ipynb" not in page
-
-
-def test_index_escapes_and_colours(monkeypatch: pytest.MonkeyPatch) -> None:
-    known = (
-        Claim("good", "03_ddpm_forward", "a < b", "", State.HOLDS, ""),
-        Claim("bad", "03_ddpm_forward", "c", "", State.FAILS, ""),
-        Claim("negative", "03_ddpm_forward", "d", "", State.FAILS, ""),
-    )
-    monkeypatch.setattr(record, "CLAIMS", known)
-    measured = {
-        "good": Measurement(1.0, 0.1),
-        "bad": Measurement(1.0, 0.1, "n > 3"),
-        "negative": Measurement(-1.0, 0.1),
-    }
-    failure = Failure(2, "x < y", "NameError: <x>", "")
-    index = runner._index([Ran("03_ddpm_forward", "T & U", 130.0, None, failure)], measured)
-    assert '<a href="03_ddpm_forward.html">T &amp; U</a>' in index
-    assert 'a &lt; b: <strong class="good">holds</strong>' in index
-    assert 'c: <strong class="bad">holds</strong> <small>+1 ± 0.1, CONTRADICTED, n &gt; 3</small>' in index
-    assert 'd: <strong class="open">does not hold at this scale</strong>' in index
-    assert "cell [2] x &lt; y: NameError: &lt;x&gt;" in index
-    assert "2 min 10 s" in index
-    assert "http" not in index, "the index works offline"
-
-
 def test_long_tracebacks_keep_both_ends() -> None:
     text = runner._tail("\n".join(f"\x1b[31mline {i}\x1b[0m" for i in range(100)))
     assert text.startswith("line 0\n")
     assert text.endswith("\nline 99")
     assert len(text.splitlines()) == 25
     assert claims.FOLDER == "DDPM_PATH_CLAIMS"
-
-
-def test_formulas_become_mathml_and_code_stays() -> None:
-    text = "`$PATH` costs $x_t$, and `` `$a$` `` too:\n\n$$\\frac{1}{2}$$"
-    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(text)])
-    page = runner._page(notebook, "Formulas")
-    assert "<code>$PATH</code>" in page and "<code>`$a$`</code>" in page
-    assert "<msub><mi>x</mi><mi>t</mi></msub>" in page
-    assert re.search(r'<math[^>]* display="block"[^>]*>.*<mfrac>', page)
-    assert notebook.cells[0].source == text, "the executed copy keeps its LaTeX"
-
-
-def test_formulas_are_mended_where_the_converter_errs() -> None:
-    text = "$x \\sim \\log p$, $a - b = -c$, $[-1, -2]$, $e^{-\\exp(x)}$"
-    page = runner._page(nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(text)]), "Spaces")
-    formulas = [re.sub(r' (?:stretchy|[lr]space)="[^"]*"', "", each) for each in re.findall(r"<mrow>.*?</math>", page)]
-    relation, minus, interval, power = formulas
-    assert "<mi>x</mi><mo>\N{TILDE OPERATOR}</mo><mo>log</mo><mi>p</mi>" in relation
-    assert '<mi>a</mi><mo>−</mo><mi>b</mi><mo>=</mo><mo form="prefix">−</mo><mi>c</mi>' in minus
-    assert interval.count('<mo form="prefix">−</mo>') == 2
-    norm = nbformat.v4.new_markdown_cell("$\\lVert x \\rVert^2$")
-    assert runner._page(nbformat.v4.new_notebook(cells=[norm]), "A norm").count('<mo stretchy="false">‖</mo>') == 2
-    assert "<mo>−</mo><mi>exp</mi><mo>(</mo>" in power
 
 
 def test_finished_bars_leave_a_notebook_and_all_else_stays() -> None:
