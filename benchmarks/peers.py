@@ -386,13 +386,12 @@ def page() -> str:
 
 
 def write() -> None:
-    """The page and its picture, unless that would leave an empty page where there is one already."""
-    if not any(KEPT.glob("**/*.json")):
-        print("nothing is measured on this machine yet: the page stays as it is; see --help")
+    """The page and its picture; without any quality measured here the page is printed, and the one there stays."""
+    if not (found := results()):
+        print(page())
         return
     (HERE / "peers.md").write_text(page(), encoding="utf-8")
-    if found := results():
-        picture(found)
+    picture(found)
 
 
 def main() -> None:

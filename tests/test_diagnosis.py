@@ -90,6 +90,23 @@ def test_a_run_is_diagnosed_from_its_folder(tmp_path, monkeypatch):
         assert f'src="{picture}"' in page and (tmp_path / picture).exists()
 
 
+def test_the_sheet_names_the_rows_of_averaged_and_of_last_weights(tmp_path, monkeypatch):
+    monkeypatch.setattr(train, "_picture", lambda *arguments: None)
+    monkeypatch.setattr(diagnosis, "SAMPLES", 16)
+    drawn, real = [], diagnosis.plots.grid
+    monkeypatch.setattr(diagnosis.plots, "grid", lambda *a, **k: drawn.append((a[0], k["rows"])) or real(*a, **k))
+    data = digits(8)
+    trained = train.train(replace(RECIPE, steps=2), data, tmp_path)
+    diagnosis.diagnose(tmp_path, data)
+    ((images, rows),) = drawn
+    assert rows == ["averaged (EMA)", "last weights"]
+    for net, seen in zip((trained.ema, trained.net), images.split(16), strict=True):
+        eps_net, times = RECIPE.as_eps(net.eval()), RECIPE.times(25)
+        labels = diagnosis.metrics.balanced_labels(16, net.classes)
+        expected = diagnosis.metrics.sample(eps_net, RECIPE.schedule(), 16, images.shape[1:], times, 0, labels)
+        torch.testing.assert_close(seen, expected)
+
+
 def test_a_run_that_hides_the_time_is_diagnosed_at_the_same_levels(tmp_path, monkeypatch):
     monkeypatch.setattr(train, "_picture", lambda *arguments: None)
     monkeypatch.setattr(diagnosis, "SAMPLES", 2)

@@ -1,6 +1,7 @@
 """Pages of executed notebooks: figures described, formulas legible, offline, and a front page that tells the truth."""
 
 import base64
+import html
 import re
 from html.parser import HTMLParser
 
@@ -22,7 +23,6 @@ def output(data: dict[str, str], described: dict[str, object] | None = None) -> 
     return make.new_notebook(cells=[make.new_markdown_cell("# A"), make.new_code_cell("1", outputs=[shown])])
 
 
-@pytest.mark.slow
 def test_first_figure_and_its_alt_text() -> None:
     png = {"image/png": PNG}
     described = pages.first_figure(output(png, {"image/png": {"alt": "Noise"}}))
@@ -94,14 +94,27 @@ def test_formulas_become_mathml_and_code_stays() -> None:
     assert notebook.cells[0].source == text, "the executed copy keeps its LaTeX"
 
 
-def test_formulas_are_mended_where_the_converter_errs() -> None:
-    text = "$x \\sim \\log p$, $a - b = -c$, $[-1, -2]$, $e^{-\\exp(x)}$"
-    page = pages.page(nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(text)]), "Spaces")
-    formulas = [re.sub(r' (?:stretchy|[lr]space)="[^"]*"', "", each) for each in re.findall(r"<mrow>.*?</math>", page)]
-    relation, minus, interval, power = formulas
-    assert "<mi>x</mi><mo>\N{TILDE OPERATOR}</mo><mo>log</mo><mi>p</mi>" in relation
-    assert '<mi>a</mi><mo>−</mo><mi>b</mi><mo>=</mo><mo form="prefix">−</mo><mi>c</mi>' in minus
-    assert interval.count('<mo form="prefix">−</mo>') == 2
-    norm = nbformat.v4.new_markdown_cell("$\\lVert x \\rVert^2$")
-    assert pages.page(nbformat.v4.new_notebook(cells=[norm]), "A norm").count('<mo stretchy="false">‖</mo>') == 2
-    assert "<mo>−</mo><mi>exp</mi><mo>(</mo>" in power
+def formula(latex: str) -> str:
+    """As a page has it."""
+    found = pages.FORMULA.fullmatch(f"${latex}$")
+    assert found
+    return html.unescape(pages.mathml(found))
+
+
+def test_relations_and_signs_are_told_from_letters_and_differences() -> None:
+    assert "<mi>x</mi><mo>\N{TILDE OPERATOR}</mo><mi>y</mi>" in formula(r"x \sim y")
+    assert formula(r"\lVert x \rVert^2").count('<mo stretchy="false">‖</mo>') == 2
+    for sign in ("a = -b", "f(-1)", "[-1, 1]", "(1, -1)", r"x < -1", r"x > -1", r"x \ge -1", r"x \sim -y"):
+        assert '<mo form="prefix">−</mo>' in formula(sign), sign
+    for difference in ("a - b", "(a) - b", r"\lVert x \rVert - y"):
+        assert "<mo>−</mo>" in formula(difference), difference
+
+
+def test_functions_have_a_gap_where_print_has_one() -> None:
+    before, after = 'lspace="0.17em"', 'rspace="0.17em"'
+    for latex in (r"\log p", r"= \log p", r"\log \tilde\beta"):
+        assert after in formula(latex) and before not in formula(latex), latex
+    for latex in (r"v \log p", r"2 \log p", r"\nabla \log p", r"\nabla_x \log p"):
+        assert before in formula(latex) and after in formula(latex), latex
+    for latex in (r"\exp(x)", r"\exp\left(x\right)", r"\exp\!\left(x\right)"):
+        assert after not in formula(latex), latex

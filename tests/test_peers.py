@@ -180,11 +180,12 @@ def test_the_page_leaves_out_amounts_at_which_neither_is_measured(peers):
     assert title.endswith("500 samples")
 
 
-def test_the_page_stays_where_nothing_is_measured(peers, tmp_path, monkeypatch, capsys):
+def test_the_page_stays_where_no_quality_is_measured(peers, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(peers, "KEPT", tmp_path)
     monkeypatch.setattr(peers, "HERE", tmp_path / "no such folder")
+    (tmp_path / "paces.json").write_text("{}")
     peers.write()
-    assert "see --help" in capsys.readouterr().out
+    assert "Not measured yet." in capsys.readouterr().out
 
 
 def test_what_covers_too_little_is_out_of_the_running(peers):

@@ -32,6 +32,7 @@ def write(folder: Path, name: str, *cells: str) -> None:
     nbformat.write(notebook, folder / f"{name}.ipynb")
 
 
+@pytest.mark.slow
 def test_run_goes_on_past_a_failure_and_reports_it_all(tmp_path: Path, capsys: Capture) -> None:
     notebooks, out = tmp_path / "notebooks", tmp_path / "build" / "path"
     notebooks.mkdir()
@@ -168,7 +169,11 @@ def test_finished_bars_leave_a_notebook_and_all_else_stays() -> None:
     assert "inner" in written.getvalue() and "\x1b" in written.getvalue()
     runner._drop_progress(bars)
     assert not bars.outputs
-    mixed = cell("a bar: 100%|###| 2/2 [00:00<00:00, 9.00it/s]\nUserWarning: 50% of it\n")
+    warned = "a bar: 50%|#  | 1/2 [00:00<00:00, 9.00it/s]x.py:1: UserWarning: shapes [1, 2]"
+    mixed = cell(f"{warned}\na bar: 100%|###| 2/2 [00:00<00:00, 9.00it/s]\n")
+    plain = cell("\x1b[31mUserWarning\x1b[0m\n\n  at 50%\n")
     mixed.outputs.append(nbformat.v4.new_output("stream", name="stdout", text="100%|###| 2/2 [00:00<00:00]\n"))
     runner._drop_progress(mixed)
-    assert [output.text for output in mixed.outputs] == ["UserWarning: 50% of it", "100%|###| 2/2 [00:00<00:00]\n"]
+    assert [output.text for output in mixed.outputs] == [warned, "100%|###| 2/2 [00:00<00:00]\n"]
+    runner._drop_progress(plain)
+    assert plain.outputs[0].text == "\x1b[31mUserWarning\x1b[0m\n\n  at 50%\n"

@@ -1,1 +1,1 @@
-"""The bench that the mathematics is tried on: data, training, shipped models, metrics, figures, the runner."""
+"""The bench that the mathematics is tried on: data, training, models, metrics, figures, the runner and its pages."""

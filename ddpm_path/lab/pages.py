@@ -93,7 +93,7 @@ math { font-size: 1.15em }
 .flat msub > :last-child, .flat msubsup > :nth-child(2) { position: relative; top: .15em }
 </style>
 <script>
-// Without a font for formulas Chromium leaves subscripts on the line: 0 then ends where its subscript 0 ends.
+// Without a font for formulas Chromium leaves subscripts on the line: a 0 and its subscript 0 then have one lower edge.
 addEventListener("DOMContentLoaded", () => {
   document.body.insertAdjacentHTML("beforeend", "<math><msub><mn>0</mn><mn>0</mn></msub></math>");
   const [base, script] = [...document.body.lastChild.firstChild.children].map(x => x.getBoundingClientRect().bottom);
@@ -117,9 +117,18 @@ FORMULA = re.compile(
 )
 MENDED = (  # what the converter gets wrong
     (r"<mi>&#x0007E;</mi>", r"<mo>&#x0223C;</mo>"),  # \sim is a relation
-    (r"<mo>(?=&#x02016;)", r'<mo stretchy="false">'),  # a norm's bars are equals
-    (r"<mi>(log|exp|sin|cos)</mi>(?!<mo)", r'<mo lspace="0.17em" rspace="0.17em">\1</mo>'),
-    (r"(<mo[^>]*>(?:\[|&#x0(?:0028|002C|003[CDE]);)</mo><mo)(?=>&#x02212;)", r'\1 form="prefix"'),  # a sign: [-1, 1]
+    (r"<mo>(?=&#x02016;)", r'<mo stretchy="false">'),  # a norm's bars are equally tall
+    # A function has a gap before its argument unless that is in brackets, and one after a factor.
+    (
+        r"<mi>(log|exp|sin|cos)</mi>(?!(?:<mspace[^>]*>)?(?:<mrow>)?<mo[ >])",
+        r'<mo lspace="0" rspace="0.17em">\1</mo>',
+    ),
+    (r'(</m(?:i|n|sub|sup)>|&#x02207;</mo>)<mo lspace="0"(?= rspace="0.17em")', r'\1<mo lspace="0.17em"'),
+    # A minus after a bracket or a relation is a sign: [-1, 1].
+    (
+        r"(<mo[^>]*>(?:\[|&#x0(?:0028|002C|003[CDE]|007B|2190|223C|226[45]);)</mo><mo)(?=>&#x02212;)",
+        r'\1 form="prefix"',
+    ),
 )
 SHOWN = ["text/html", "text/markdown", "image/svg+xml", "text/latex", "image/png", "image/jpeg", "text/plain"]
 
@@ -222,7 +231,7 @@ def _item(claim: Claim, measured: Measurement | None) -> str:
 
 
 def place(failure: Failure) -> str:
-    """Where that was, in words."""
+    """Where a notebook failed, in words."""
     return f"cell [{failure.cell}] {failure.line}" if failure.cell else "the start"
 
 

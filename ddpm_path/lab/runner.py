@@ -22,7 +22,7 @@ from ddpm_path.lab.record import claims_of
 CLAIMS = "claims"  # the folder of measurements
 CELL_TIMEOUT = 1800  # seconds; no cell of the path should come near
 ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
-BAR = re.compile(r".*\d+%\|.*\| \d+/\d+ \[.*\] *")  # tqdm's
+BAR = re.compile(r".*\d+%\|.*\| \d+/\d+ \[[^\]]*\] *")  # tqdm's
 
 
 def run(names: Sequence[str], notebooks: Path, out: Path) -> int:
@@ -143,9 +143,12 @@ def _execute(notebook: NotebookNode, folder: Path, measured_in: Path) -> Failure
 
 
 def _drop_progress(cell: NotebookNode) -> None:
-    """Take tqdm's bars out of a cell's outputs, in place: once it is through they tell nothing."""
+    """Take tqdm's bars out of the outputs of a cell that ran through, in place: they told how far it was.
+
+    What is written between them stays, without colours and blank lines.
+    """
     for output in cell.outputs:
-        if output.get("name") == "stderr":
+        if output.get("name") == "stderr" and "%|" in output.text:
             lines = re.split(r"[\r\n]+", ANSI.sub("", output.text))
             output.text = "\n".join(line for line in lines if line.strip() and not BAR.fullmatch(line))
     cell.outputs = [output for output in cell.outputs if output.get("text") != ""]

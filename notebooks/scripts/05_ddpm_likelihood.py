@@ -148,7 +148,7 @@ claims.measure("ddpm-fine-detail", share.mean() - 0.5, share.std() / len(share) 
 # **You should see** $L$ save 0.16 bits. $x_0$ and the mean cost far more: near data they must copy $x_t$ through all
 # layers. **If instead** the rate is 0.002, you took a mean over $t$. Distortion is half of all bits. *Small* wins here.
 #
-# *Predict:* who draws better? (Kernel distance, as FID, compares drawn and real features: best is about 0.)
+# *Predict:* who draws better? (Kernel distance, like FID, compares drawn and real features: best is about 0.)
 
 # %%
 recogniser, times = zoo.load_recogniser("digits-recogniser"), uniform_times(1000, 50)
