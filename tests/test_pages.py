@@ -114,7 +114,7 @@ def test_functions_have_a_gap_where_print_has_one() -> None:
     before, after = 'lspace="0.17em"', 'rspace="0.17em"'
     for latex in (r"\log p", r"= \log p", r"\log \tilde\beta"):
         assert after in formula(latex) and before not in formula(latex), latex
-    for latex in (r"v \log p", r"2 \log p", r"\nabla \log p", r"\nabla_x \log p"):
+    for latex in (r"v \log p", r"(1 - v) \log p", r"\nabla \log p", r"\nabla_x \log p"):
         assert before in formula(latex) and after in formula(latex), latex
     for latex in (r"\exp(x)", r"\exp\left(x\right)", r"\exp\!\left(x\right)"):
         assert after not in formula(latex), latex

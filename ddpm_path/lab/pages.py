@@ -123,7 +123,7 @@ MENDED = (  # what the converter gets wrong
         r"<mi>(log|exp|sin|cos)</mi>(?!(?:<mspace[^>]*>)?(?:<mrow>)?<mo[ >])",
         r'<mo lspace="0" rspace="0.17em">\1</mo>',
     ),
-    (r'(</m(?:i|n|sub|sup)>|&#x02207;</mo>)<mo lspace="0"(?= rspace="0.17em")', r'\1<mo lspace="0.17em"'),
+    (r'(</m(?:i|n|sub|sup)>|&#x0(?:2207|0029);</mo>)<mo lspace="0"(?= rspace="0.17em")', r'\1<mo lspace="0.17em"'),
     # A minus after a bracket or a relation is a sign: [-1, 1].
     (
         r"(<mo[^>]*>(?:\[|&#x0(?:0028|002C|003[CDE]|007B|2190|223C|226[45]);)</mo><mo)(?=>&#x02212;)",
