@@ -150,10 +150,8 @@ def mathml(match: re.Match[str]) -> str:
     """A formula as MathML, which browsers draw by themselves; code as it is."""
     if match["code"]:
         return match[0]
-    if match["block"]:
-        formula = latex2mathml.converter.convert(match["block"], display="block")
-    else:
-        formula = latex2mathml.converter.convert(match["inline"])
+    kind = "block" if match["block"] else "inline"
+    formula = latex2mathml.converter.convert(match[kind], display=kind)
     for wrong, right in MENDED:
         formula = re.sub(wrong, right, formula)
     return str(formula)
